@@ -1,0 +1,154 @@
+"""Clip and Cameras: the one data type, and the letters of every axis.
+
+b batch, v view, t time, c channel, h w pixels, gh gw mask grid, n token, d feature, a action.
+The same letters stand in every einops pattern and every type of the package.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """Where each view stands and how it projects.
+
+    `intrinsics` are in pixels of the frames they go with; `pose` maps camera to world, in metres.
+    """
+
+    intrinsics: Float[Tensor, "b v 3 3"]
+    pose: Float[Tensor, "b v t 4 4"]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Views x time x space, and what belongs to them. Immutable: functions return a new one.
+
+    frames   in [-1, 1]; one camera is v = 1
+    times    absolute frame index; a recalled memory may leave gaps
+    actions  taken at t, felt at t + 1
+    depth    metres along the optical axis; 0 where there is none
+    memory   tokens carried from beyond the window
+    """
+
+    frames: Float[Tensor, "b v t c h w"]
+    times: Int[Tensor, "b t"]
+    actions: Float[Tensor, "b t a"] | None = None
+    cameras: Cameras | None = None
+    depth: Float[Tensor, "b v t h w"] | None = None
+    memory: Float[Tensor, "b n d"] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, int, int]:
+        """(b, v, t, c, h, w)"""
+        b, v, t, c, h, w = self.frames.shape
+        return b, v, t, c, h, w
+
+
+# How each field is cut and joined: the axis of the batch is 0 everywhere, this is the axis of time.
+_TIME_AXIS = {"frames": 2, "times": 1, "actions": 1, "depth": 2}
+
+
+def of_frames(frames: Float[Tensor, "b v t c h w"], start: int = 0) -> Clip:
+    """A clip of frames alone, its times counted from `start`."""
+    b, t = frames.shape[0], frames.shape[2]
+    times = torch.arange(start, start + t, device=frames.device).expand(b, t)
+    return Clip(frames, times)
+
+
+def of_uint8(video: Int[Tensor, "t h w c"] | Int[Tensor, "b t h w c"]) -> Clip:
+    """A clip of one camera from 8-bit video, 0..255 -> [-1, 1]."""
+    if video.ndim == 4:
+        video = video[None]
+    frames = video.permute(0, 1, 4, 2, 3)[:, None].to(torch.float32) / 127.5 - 1
+    return of_frames(frames.contiguous())
+
+
+def to_uint8(frames: Float[Tensor, "*n c h w"]) -> Int[Tensor, "*n h w c"]:
+    """8-bit pixels, [-1, 1] -> 0..255, rounded; the inverse of `of_uint8` on every 8-bit value."""
+    bytes_ = ((frames.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return bytes_.movedim(-3, -1).contiguous()
+
+
+def _map(clip: Clip, change, cameras) -> Clip:
+    """Change every tensor that is there: change(name, tensor) and cameras(cameras)."""
+    fields = {f.name: getattr(clip, f.name) for f in dataclasses.fields(clip)}
+    return Clip(
+        **{
+            name: value if value is None else (cameras(value) if name == "cameras" else change(name, value))
+            for name, value in fields.items()
+        }
+    )
+
+
+def to(clip: Clip, device: torch.device | str) -> Clip:
+    """The clip with every tensor on `device`."""
+    return _map(
+        clip,
+        lambda _, x: x.to(device),
+        lambda cam: Cameras(cam.intrinsics.to(device), cam.pose.to(device)),
+    )
+
+
+def span(clip: Clip, start: int, stop: int) -> Clip:
+    """Frames start..stop - 1 of the clip, with what belongs to them. Cut like a Python slice, but never empty."""
+    t = clip.frames.shape[2]
+    if not 0 <= start < stop <= t:
+        raise ValueError(f"frames {start} to {stop - 1} of a clip of {t} frames: there are none such")
+
+    def cut(name: str, x: Tensor) -> Tensor:
+        return x.narrow(_TIME_AXIS[name], start, stop - start) if name in _TIME_AXIS else x
+
+    return _map(clip, cut, lambda cam: Cameras(cam.intrinsics, cam.pose[:, :, start:stop]))
+
+
+def example(clip: Clip, index: slice | Sequence[int] | Tensor) -> Clip:
+    """Some examples of the batch."""
+    if not isinstance(index, slice):
+        index = torch.as_tensor(index, dtype=torch.long)
+    return _map(clip, lambda _, x: x[index], lambda cam: Cameras(cam.intrinsics[index], cam.pose[index]))
+
+
+def join(clips: Sequence[Clip]) -> Clip:
+    """One clip after another in time. All carry the same fields; memory is the last one's."""
+    first = _same_fields(clips)
+
+    def cat(name: str, x: Tensor) -> Tensor:
+        if name == "memory":
+            assert clips[-1].memory is not None
+            return clips[-1].memory
+        return torch.cat([getattr(clip, name) for clip in clips], dim=_TIME_AXIS[name])
+
+    def cat_cameras(cam: Cameras) -> Cameras:
+        return Cameras(cam.intrinsics, torch.cat([clip.cameras.pose for clip in clips], dim=2))  # type: ignore[union-attr]
+
+    return _map(first, cat, cat_cameras)
+
+
+def collate(clips: Sequence[Clip]) -> Clip:
+    """One batch of many clips. All carry the same fields and sizes."""
+    first = _same_fields(clips)
+
+    def cat(name: str, x: Tensor) -> Tensor:
+        return torch.cat([getattr(clip, name) for clip in clips], dim=0)
+
+    def cat_cameras(cam: Cameras) -> Cameras:
+        cams = [clip.cameras for clip in clips]
+        return Cameras(torch.cat([c.intrinsics for c in cams if c]), torch.cat([c.pose for c in cams if c]))
+
+    return _map(first, cat, cat_cameras)
+
+
+def _same_fields(clips: Sequence[Clip]) -> Clip:
+    if not clips:
+        raise ValueError("no clips to put together")
+    there = [[f.name for f in dataclasses.fields(c) if getattr(c, f.name) is not None] for c in clips]
+    if any(names != there[0] for names in there):
+        raise ValueError(f"clips with different fields cannot be put together: {there}")
+    return clips[0]
