@@ -1,0 +1,545 @@
+"""MCVD: Masked Conditional Video Diffusion (Voleti, Jolicoeur-Martineau, Pal; NeurIPS 2022; arXiv 2205.09853).
+
+A U-Net denoises a block of `current` frames and is shown `past` frames before and `future` frames after it.
+In training either side is hidden at random, so that one network predicts (past shown), looks back (future
+shown), interpolates (both) and generates (neither). Longer videos are filled block by block, and what has
+been filled is the context of the next block.
+
+The order is the paper's: network - objective (Sec. 3) - fill (Sec. 3.1) - presets (App. A).
+`# differs:` marks where new models depart from the paper; the presets named after data sets do not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from maskworld import noise, solve
+from maskworld.clip import Clip
+from maskworld.masks import check_fits, on_pixels, whole_frames
+from maskworld.nets.unet import Seen, UNet, from_depth, to_depth
+from maskworld.noise import Estimate, Level, Rng, Schedule
+from maskworld.verbs import Fill, Known, Loss
+
+# -- network --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Config:
+    """One MCVD model. The defaults are the paper's for SMMNIST (App. A)."""
+
+    size: int = 64
+    channels: int = 1
+    past: int = 5
+    current: int = 5
+    future: int = 0
+    width: int = 64
+    multiples: tuple[int, ...] = (1, 2, 3, 4)
+    blocks: int = 2
+    attention: tuple[int, ...] = (8, 16, 32)
+    dim_head: int = 64
+    dropout: float = 0.1
+    spatin: int | None = None
+    flagged: bool = False
+    num_times: int = 1000
+    schedule: Literal["linear", "cosine", "cosine_unclipped"] = "linear"
+    gamma: bool = False
+    loss: Literal["l2", "l1"] = "l2"
+    # differs: what follows is ours; the values here are the paper's way.
+    stem: int = 1
+    predicts: Literal["eps", "v"] = "eps"
+    weight: Literal["sum", "min_snr"] = "sum"
+    told: bool = False
+    partial: bool = False
+
+    def __post_init__(self) -> None:
+        if self.current < 1 or self.past < 0 or self.future < 0:
+            raise ValueError("a model fills at least one frame and sees no negative number of them")
+        if self.size < 1 or self.size % self.stem:
+            raise ValueError(f"a stem of {self.stem} pixels does not divide frames of {self.size}")
+        if self.gamma and self.predicts != "eps":
+            raise ValueError("Gamma noise is defined for a network that predicts the noise")
+
+    @property
+    def num_frames(self) -> int:
+        return self.past + self.current + self.future
+
+    @property
+    def num_context(self) -> int:
+        return self.past + self.future
+
+    def noise_schedule(self) -> Schedule:
+        if self.schedule == "linear":
+            return noise.linear(self.num_times)
+        return noise.cosine(self.num_times, None if self.schedule == "cosine_unclipped" else 0.999)
+
+
+class MCVD(nn.Module):
+    """The network with its configuration. Frames are stacked along channels: [current | past | future]."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        per_frame = config.channels * config.stem**2
+        self.unet = UNet(
+            size=config.size // config.stem,
+            dim_x=config.current * per_frame,
+            dim_cond=config.num_context * (per_frame + config.told),
+            dim_out=config.current * per_frame,
+            width=config.width,
+            multiples=config.multiples,
+            blocks=config.blocks,
+            attention=config.attention,
+            dim_head=config.dim_head,
+            dropout=config.dropout,
+            spatin=config.spatin,
+            flagged=config.flagged,
+        )
+
+    def label(self, time: Float[Tensor, " n"] | Int[Tensor, " n"]) -> Tensor:
+        """The original counts from the most noise: label 0 is time T - 1."""
+        return self.config.num_times - 1 - time
+
+    def see(self, context: Float[Tensor, "b n c h w"], shown: Bool[Tensor, "b n"]) -> Seen:
+        """What the network makes of the context frames [past | future]; a hidden one is grey (0)."""
+        context = torch.where(shown[:, :, None, None, None], context, 0.0)
+        cond = to_depth(rearrange(context, "b n c h w -> b (n c) h w"), self.config.stem)
+        if self.config.told:
+            # differs: a grey frame and a hidden one look alike in the paper; one more channel tells them apart.
+            told = shown[:, :, None, None].expand(-1, -1, *cond.shape[-2:])
+            cond = torch.cat([cond, told.to(cond.dtype)], dim=1)
+        return self.unet.see(cond)
+
+    def when(self, time: Tensor, shown: Bool[Tensor, "b n"]) -> list[Tensor]:
+        """The times' part of the network; `flagged` models are told whether the past is shown (all of it)."""
+        flag = None
+        if self.config.flagged:
+            flag = shown[:, : self.config.past].all(1).long().expand(time.shape[0])
+        return self.unet.when(self.label(time), flag)
+
+    def forward(self, x: Float[Tensor, "b k c h w"], when: Sequence[Tensor], seen: Seen) -> Tensor:
+        """The network's output for a noisy block, in float32 and in the block's shape."""
+        k, c = x.shape[1:3]
+        h = to_depth(rearrange(x, "b k c h w -> b (k c) h w"), self.config.stem)
+        h = h.contiguous(memory_format=torch.channels_last)
+        out = from_depth(self.unet(h, when, seen).float(), self.config.stem)
+        return rearrange(out, "b (k c) h w -> b k c h w", k=k, c=c)
+
+    def estimate(self, output: Tensor, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Estimate:
+        read = noise.as_eps if self.config.predicts == "eps" else noise.as_v
+        return read(output, x, alpha, sigma)
+
+
+# -- objective (Sec. 3) ---------------------------------------------------------------------------
+
+
+def objective(net: nn.Module, clip: Clip, known: Known, rng: Rng) -> Loss:
+    """Eq. 2-4: noise the current block at a random time; how well is the noise found, seeing the rest?
+
+    Context frames that are not known are hidden. The block in the middle is always the unknown one.
+    Raises ValueError for a clip of another shape than the network's.
+    """
+    assert isinstance(net, MCVD)
+    config = net.config
+    frames, context, shown = _window(config, clip, known)
+    time = rng.integers(0, config.num_times, (), frames.device)
+    alpha, sigma = (level.to(frames.dtype) for level in _schedule(config).at(time))
+    eps = _draw_noise(config, frames, time, rng)
+    wide = (slice(None), None, None, None, None)
+    x = alpha[wide] * frames + sigma[wide] * eps
+    output = net(x, net.when(time, shown), net.see(context, shown))
+    target = eps if config.predicts == "eps" else noise.v_of(frames, eps, alpha[wide], sigma[wide])
+    error = output - target
+    error = 0.5 * error**2 if config.loss == "l2" else error.abs()
+    if config.weight == "sum":
+        return Loss({config.predicts: error.flatten(1).sum(1)})
+    # differs: a mean weighted by min-SNR, so that the size of the frame does not change the step.
+    if config.predicts == "v":
+        weight = noise.min_snr_v(alpha, sigma)
+    else:
+        weight = ((sigma / alpha) ** 2 * 5.0).clamp(max=1.0)
+    return Loss({config.predicts: error.flatten(1).mean(1) * weight})
+
+
+def _window(config: Config, clip: Clip, known: Known) -> tuple[Tensor, Tensor, Tensor]:
+    """(current frames, context frames, which context frames are shown) of one training clip."""
+    check_fits(known, clip.frames)
+    _, v, t, c, h, w = clip.shape
+    if (v, t, c, h, w) != (1, config.num_frames, config.channels, config.size, config.size):
+        raise ValueError(
+            f"this model trains on one view of {config.num_frames} frames, {config.channels} x {config.size} x "
+            f"{config.size}; the clip has {v} of {t}, {c} x {h} x {w}"
+        )
+    frames, there = clip.frames[:, 0], whole_frames(known)[:, 0]
+    middle = slice(config.past, config.past + config.current)
+    outside = [i for i in range(t) if not middle.start <= i < middle.stop]
+    return frames[:, middle], frames[:, outside], there[:, outside]
+
+
+@functools.cache
+def _schedule(config: Config) -> Schedule:
+    return config.noise_schedule()
+
+
+@functools.cache
+def _gamma(config: Config) -> noise.GammaNoise:
+    return noise.GammaNoise.of(_schedule(config))
+
+
+def _draw_noise(config: Config, like: Tensor, time: Tensor, rng: Rng) -> Tensor:
+    if config.gamma:
+        return _gamma(config).draw(like, time, rng)
+    return noise.gaussian(like, rng)
+
+
+# -- fill (Sec. 3.1) ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a block is drawn.
+
+    clip           keep the estimate of the clean frames within [-1, 1]
+    denoise_label  one more call after the last step, told a label that is too noisy: the original's way when it
+                   takes fewer steps than it was trained with, kept because published numbers include it
+    precision      the type in which the network computes
+    on_call        told (done, total) after each call of the network
+    """
+
+    steps: int = 100
+    solver: solve.Solver | None = None
+    clip: bool = True
+    denoise_label: bool = False
+    precision: torch.dtype = torch.float32
+    on_call: Callable[[int, int], None] | None = None
+
+
+def default_sampling(config: Config) -> Sampling:
+    """The paper's 100 steps of DDPM, or for networks that predict v a few of a second-order solver."""
+    if config.predicts == "eps":
+        return Sampling(steps=min(100, config.num_times))
+    return Sampling(steps=min(20, config.num_times), solver=solve.dpmpp_2m)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One call of the sampler: the current frames start at `start`; context slots that are None are hidden."""
+
+    start: int
+    past: tuple[int | None, ...]
+    future: tuple[int | None, ...]
+
+
+def blocks_of(known: Sequence[bool], config: Config) -> list[Block]:
+    """In which order the unknown frames of a clip are filled, and what each block is shown.
+
+    A gap that is open on one side is filled from its known end; one that is closed on both is filled from both
+    ends in turn, until one block closes it; where nothing is known the first block is generated.
+    differs: the paper interpolates exactly one block, and never runs its training case (0, 1) backwards.
+
+    Raises ValueError where the model cannot see what it would have to continue.
+    """
+    filled = list(known)
+    _refuse_blind(filled, config)
+    plan: list[Block] = []
+    from_left = True
+    while not all(filled):
+        start, stop = _first_gap(filled)
+        left, right = start > 0, stop < len(filled)
+        if stop - start <= config.current and left and right:
+            fits = [_block(s, filled, config) for s in (start, max(stop - config.current, 0))]
+            block = max(fits, key=_num_shown)
+        elif left and right:
+            block = _block(start if from_left else stop - config.current, filled, config)
+            from_left = not from_left
+        else:
+            block = _block(start if left or not right else stop - config.current, filled, config)
+        plan.append(block)
+        for i in range(max(block.start, 0), min(block.start + config.current, len(filled))):
+            filled[i] = True
+    return plan
+
+
+def _num_shown(block: Block) -> int:
+    return sum(i is not None for i in block.past + block.future)
+
+
+def _first_gap(filled: Sequence[bool]) -> tuple[int, int]:
+    start = list(filled).index(False)
+    stop = start
+    while stop < len(filled) and not filled[stop]:
+        stop += 1
+    return start, stop
+
+
+def _block(start: int, filled: Sequence[bool], config: Config) -> Block:
+    """The context of a block: on each side the frames next to it, as far as they are there without a break."""
+
+    def there(i: int) -> bool:
+        return 0 <= i < len(filled) and filled[i]
+
+    past = [start - 1 - i for i in range(config.past)]
+    future = [start + config.current + i for i in range(config.future)]
+    past = past[: next((n for n, i in enumerate(past) if not there(i)), len(past))]
+    future = future[: next((n for n, i in enumerate(future) if not there(i)), len(future))]
+    if not config.partial:
+        # Trained with whole sides only: an incomplete one is shown only where there is nothing better.
+        if len(past) < config.past and len(future) == config.future > 0:
+            past = []
+        elif len(future) < config.future and past:
+            future = []
+    pad_past = (None,) * (config.past - len(past))
+    return Block(
+        start, pad_past + tuple(reversed(past)), tuple(future) + (None,) * (config.future - len(future))
+    )
+
+
+def _refuse_blind(known: Sequence[bool], config: Config) -> None:
+    """Every gap beside a known frame must have a side that the model was trained to be shown."""
+    if not any(known):
+        return
+    left = right = 0
+    need_left = 1 if config.partial else max(config.past, 1)
+    need_right = 1 if config.partial else max(config.future, 1)
+    runs: list[tuple[bool, int]] = []
+    for frame in known:
+        if runs and runs[-1][0] == frame:
+            runs[-1] = (frame, runs[-1][1] + 1)
+        else:
+            runs.append((frame, 1))
+    for i, (frame, _) in enumerate(runs):
+        if frame:
+            continue
+        left = runs[i - 1][1] if i > 0 else 0
+        right = runs[i + 1][1] if i + 1 < len(runs) else 0
+        sees_left = config.past > 0 and left >= need_left
+        sees_right = config.future > 0 and right >= need_right
+        if not (sees_left or sees_right):
+            raise ValueError(
+                f"this model continues at least {need_left if config.past else 'no'} frame(s) before a gap and "
+                f"{need_right if config.future else 'no'} after it; here {left} are known before one and {right} after"
+            )
+
+
+def fill(net: MCVD, sampling: Sampling = Sampling()) -> Fill:
+    """Fill in any frames of a clip of any length, and any unknown part of a frame.
+
+    The Fill raises ValueError for several views, for frames of another size or number of colours, and for a
+    mask that the model cannot honour (see `blocks_of`).
+    """
+    config = net.config
+    draw_block = _BlockSampler(net, sampling)
+
+    def run(clip: Clip, known: Known, rng: Rng) -> Clip:
+        check_fits(known, clip.frames)
+        b, v, _, c, h, w = clip.shape
+        if (v, c, h, w) != (1, config.channels, config.size, config.size):
+            raise ValueError(
+                f"this model fills one view of {config.channels} x {config.size} x {config.size} frames; "
+                f"the clip has {v} of {c} x {h} x {w}"
+            )
+        if len(rng) != b:
+            raise ValueError(f"{len(rng)} random generators for a batch of {b}")
+        there = whole_frames(known)[:, 0]
+        # Examples with the same known frames are filled together.
+        groups: dict[tuple[bool, ...], list[int]] = {}
+        for i, row in enumerate(there.tolist()):
+            groups.setdefault(tuple(row), []).append(i)
+        plans = {row: blocks_of(row, config) for row in groups}
+        draw_block.expect(sum(len(plan) for plan in plans.values()))
+        pixels = on_pixels(known, h, w)[:, 0, :, None]
+        given = torch.where(pixels, clip.frames[:, 0], 0.0)
+        out = given.clone()
+        with torch.inference_mode(), _autocast(out.device, sampling.precision):
+            for row, members in groups.items():
+                place = torch.tensor(members, device=out.device)
+                frames, keep = given[place], pixels[place].expand(-1, -1, c, h, w)
+                for block in plans[row]:
+                    _fill_block(draw_block, block, frames, keep, rng[members])
+                out[place] = frames
+        out = torch.where(pixels, clip.frames[:, 0], out.clamp(-1, 1))
+        return dataclasses.replace(clip, frames=out[:, None])
+
+    return run
+
+
+def _fill_block(draw: _BlockSampler, block: Block, frames: Tensor, keep: Tensor, rng: Rng) -> None:
+    """Draw one block and write it into `frames`, except where `keep` says that a pixel was given or filled."""
+    b, t, c, h, w = frames.shape
+    config = draw.net.config
+    slots = block.past + block.future
+    context = frames.new_zeros(b, len(slots), c, h, w)
+    for n, i in enumerate(slots):
+        if i is not None:
+            context[:, n] = frames[:, i]
+    shown = torch.tensor([i is not None for i in slots], device=frames.device).expand(b, -1)
+    lo, hi = max(block.start, 0), min(block.start + config.current, t)
+    inside = slice(lo - block.start, hi - block.start)
+    fixed = frames.new_zeros(b, config.current, c, h, w)
+    fixed[:, inside] = frames[:, lo:hi]
+    is_fixed = torch.zeros_like(fixed, dtype=torch.bool)
+    is_fixed[:, inside] = keep[:, lo:hi]
+    drawn = draw(context, shown, rng, fixed if bool(is_fixed.any()) else None, is_fixed)
+    frames[:, lo:hi] = torch.where(is_fixed, fixed, drawn)[:, inside]
+    keep[:, lo:hi] = True
+
+
+class _BlockSampler:
+    """Draws blocks; keeps what only depends on the times, and counts its calls."""
+
+    def __init__(self, net: MCVD, sampling: Sampling):
+        self.net, self.sampling = net, sampling
+        self.schedule = _schedule(net.config)
+        self.levels = self.schedule.levels(sampling.steps)
+        self.solver = sampling.solver or solve.ddpm
+        self.done = self.total = 0
+
+    def expect(self, blocks: int) -> None:
+        """Count from here: so many blocks are to come."""
+        a_block = solve.calls(self.solver, self.levels) + self.sampling.denoise_label
+        self.done, self.total = 0, blocks * a_block
+
+    def __call__(
+        self,
+        context: Float[Tensor, "b n c h w"],
+        shown: Bool[Tensor, "b n"],
+        rng: Rng,
+        fixed: Float[Tensor, "b k c h w"] | None,
+        is_fixed: Bool[Tensor, "b k c h w"],
+    ) -> Float[Tensor, "b k c h w"]:
+        config, sampling, net = self.net.config, self.sampling, self.net
+        b, _, c, h, w = context.shape
+        first = self.levels[0]
+        start = context.new_zeros(b, config.current, c, h, w)
+        x = self._noise(start, first, rng) * (first.sigma if config.gamma else 1.0)
+        seen = net.see(context, shown)
+        when = self._times(shown)
+        # differs: the paper conditions on whole frames alone. Known pixels within the block are put back, at the
+        # noise of each level, before the network looks (replacement; Lugmayr et al. 2022 without resampling).
+        noise_of_fixed = noise.gaussian(start, rng) if fixed is not None else None
+
+        def output(x: Tensor, time: float) -> Tensor:
+            out = net(x, when(time), seen)
+            self.done += 1
+            if sampling.on_call is not None:
+                sampling.on_call(self.done, self.total)
+            return out
+
+        def denoise(x: Tensor, level: Level) -> Estimate:
+            if fixed is not None:
+                x = torch.where(is_fixed, level.alpha * fixed + level.sigma * noise_of_fixed, x)
+            x0, eps = net.estimate(output(x, level.time), x, level.alpha, level.sigma)
+            if sampling.clip:
+                # The noise is not recomputed after clipping, as in the original.
+                x0 = x0.clamp(-1, 1)
+            if fixed is not None:
+                x0, eps = torch.where(is_fixed, fixed, x0), torch.where(is_fixed, noise_of_fixed, eps)
+            return Estimate(x0, eps)
+
+        x = self._solve(denoise, x, rng)
+        if sampling.denoise_label:
+            last = self.levels[-2]
+            wrong_time = float(config.num_times - sampling.steps)  # label steps - 1
+            x = x - last.sigma * net.estimate(output(x, wrong_time), x, last.alpha, last.sigma).eps
+        return x
+
+    def _solve(self, denoise: solve.Denoise, x: Tensor, rng: Rng) -> Tensor:
+        if self.solver is solve.fpndm:
+            return solve.fpndm(denoise, x, self.levels, rng, schedule=self.schedule)
+        if self.solver is solve.ddpm and self.net.config.gamma:
+            return solve.ddpm(denoise, x, self.levels, rng, noise=self._noise)
+        return self.solver(denoise, x, self.levels, rng)
+
+    def _noise(self, like: Tensor, level: Level, rng: Rng) -> Tensor:
+        time = torch.full((like.shape[0],), int(level.time), device=like.device)
+        return _draw_noise(self.net.config, like, time, rng)
+
+    def _times(self, shown: Bool[Tensor, "b n"]) -> Callable[[float], list[Tensor]]:
+        """Every level's part of the network in one pass; a level between them is computed when it is met."""
+        times = [level.time for level in self.levels[:-1]]
+        flag = shown[:1] if self.net.config.flagged else shown
+        rows = self.net.when(torch.tensor(times, device=shown.device), flag)
+        place = {time: i for i, time in enumerate(times)}
+
+        def when(time: float) -> list[Tensor]:
+            if time not in place:
+                return self.net.when(torch.tensor([time], device=shown.device), flag)
+            i = place[time]
+            return [row[i : i + 1] for row in rows]
+
+        return when
+
+
+def _autocast(device: torch.device, precision: torch.dtype):
+    """Entered once around a whole fill: entering it at each call would cast all weights each time."""
+    if precision == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=precision)
+
+
+# -- presets (App. A) -----------------------------------------------------------------------------
+
+
+def tiny(**changes) -> Config:
+    """For tests: every part of the network, a few thousand parameters."""
+    config = Config(
+        size=16, past=2, current=2, future=2, width=8, multiples=(1, 2), blocks=1, attention=(8,), dim_head=8,
+        dropout=0.0, num_times=50,
+    )  # fmt: skip
+    return dataclasses.replace(config, **changes)
+
+
+def small(**changes) -> Config:
+    """What two CPU cores or half an hour of GPU can train; each departure is measured in docs/log.md.
+
+    differs: works on squares of pixels as channels, predicts v on a cosine schedule with min-SNR weights, is told
+    which context frames are shown, and is trained with incomplete contexts too.
+    """
+    config = Config(
+        size=64, past=5, current=5, future=5, width=48, multiples=(1, 2, 3), blocks=2, attention=(8,), dim_head=48,
+        dropout=0.0, schedule="cosine", stem=4, predicts="v", weight="min_snr", told=True, partial=True,
+    )  # fmt: skip
+    return dataclasses.replace(config, **changes)
+
+
+def smmnist(spatin: bool = False, **changes) -> Config:
+    """Stochastic Moving MNIST, 5 -> 5 frames of 64 x 64."""
+    return dataclasses.replace(Config(spatin=128 if spatin else None), **changes)
+
+
+def kth(spatin: bool = False, **changes) -> Config:
+    """KTH, 10 -> 5 frames of 64 x 64."""
+    config = Config(past=10, width=192 if spatin else 96, dim_head=96, spatin=192 if spatin else None)
+    return dataclasses.replace(config, **changes)
+
+
+def bair(spatin: bool = False, **changes) -> Config:
+    """BAIR, 1 (or 2) -> 5 frames of 64 x 64 in colour."""
+    config = Config(channels=3, past=1, width=192, dim_head=192, spatin=128 if spatin else None)
+    return dataclasses.replace(config, **changes)
+
+
+def cityscapes(spatin: bool = False, **changes) -> Config:
+    """Cityscapes, 2 -> 5 frames of 128 x 128 in colour."""
+    width = 256 if spatin else 192
+    config = Config(
+        size=128, channels=3, past=2, width=width, multiples=(1, 1, 2, 3, 4), dim_head=width, dropout=0.0,
+        spatin=128 if spatin else None,
+    )  # fmt: skip
+    return dataclasses.replace(config, **changes)
+
+
+def ucf101(spatin: bool = False, **changes) -> Config:
+    """UCF-101, 4 -> 4 frames of 64 x 64 in colour."""
+    config = Config(channels=3, past=4, current=4, width=288, dim_head=288, spatin=192 if spatin else None)
+    return dataclasses.replace(config, **changes)

@@ -1,0 +1,85 @@
+"""What the recipes of MCVD have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from maskworld import masks
+from maskworld.clip import Clip, collate, to, to_uint8
+from maskworld.masks import past_and_future
+from maskworld.noise import Rng, mix
+from maskworld.papers import mcvd
+from maskworld.train import Recipe, constant_ema, inverse_sqrt, power_ema, warm_up
+
+
+def recipe(
+    config: mcvd.Config,
+    data: Callable[[int], Clip],
+    valid: Callable[[int], Clip],
+    about: Mapping[str, Any],
+    batch: int,
+    lr: float,
+    p_hide: tuple[float, float, float],
+    seed: int,
+    look_every: int,
+) -> Recipe:
+    """A recipe for a data set; `p_hide` is (past, future, part). `about` says how to make the data again."""
+    torch.manual_seed(mix(seed))  # the weights
+    net = mcvd.MCVD(config)
+    ours = config.weight == "min_snr"
+    sides = (config.past, config.current, config.future)
+    draw = masks.mcvd_partial(*sides, *p_hide) if config.partial else masks.mcvd(*sides, *p_hide[:2])
+    return Recipe(
+        about={"family": "mcvd", "config": dataclasses.asdict(config), "data": dict(about)},
+        net=net,
+        objective=mcvd.objective,
+        draw=draw,
+        data=data,
+        valid=valid,
+        # differs: the paper keeps the rate, and averages with 0.999 from the first step on.
+        lr=inverse_sqrt(lr, 200, 4000) if ours else warm_up(lr, 1000),
+        ema=power_ema(0.1) if ours else constant_ema(0.999),
+        batch=batch,
+        betas=(0.9, 0.99) if ours else (0.9, 0.999),
+        seed=seed,
+        look=Look(config, valid),
+        look_every=look_every,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """Draws a strip of samples for each of the paper's cases that the model can honour."""
+
+    config: mcvd.Config
+    data: Callable[[int], Clip]
+    num_clips: int = 2
+
+    def __call__(self, net: nn.Module, folder: Path, step: int) -> None:
+        from maskworld.report.film import Row, strip_png
+
+        assert isinstance(net, mcvd.MCVD)
+        past, current, future = self.config.past, self.config.current, self.config.future
+        truth = to(collate([self.data(i) for i in range(self.num_clips)]), next(net.parameters()).device)
+        fill = mcvd.fill(net, mcvd.default_sampling(self.config))
+        cases = {"predict": (True, False), "look back": (False, True), "interpolate": (True, True), "generate": (False,) * 2}
+        rows = []
+        for i in range(self.num_clips):
+            rows.append(Row("truth", to_uint8(truth.frames[i, 0].cpu()).numpy(), [True] * self.config.num_frames))
+        for name, (left, right) in cases.items():
+            if (left and not past) or (right and not future):
+                continue
+            known = past_and_future(past, current, future, self.num_clips)
+            known[:, :, :past] &= left
+            known[:, :, past + current :] &= right
+            drawn = fill(truth, known.to(truth.frames.device), Rng.of(step, batch=self.num_clips))
+            for i in range(self.num_clips):
+                given = known[i, 0, :, 0, 0].tolist()
+                rows.append(Row(name, to_uint8(drawn.frames[i, 0].cpu()).numpy(), given))
+        strip_png(folder / f"step_{step:07d}.png", rows)

@@ -1,0 +1,53 @@
+"""Longer than a clip: recall, fill, store, repeat."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from maskworld.clip import Clip, join, span
+from maskworld.memory.base import Memory, State
+from maskworld.noise import Rng
+from maskworld.verbs import Fill
+
+
+def blank(times: torch.Tensor, like: Clip) -> Clip:
+    """What lies ahead: times, and no frames to read. Actions and cameras are added by `dataclasses.replace`."""
+    b, v, _, c, h, w = like.shape
+    frames = like.frames.new_zeros(b, v, times.shape[1], c, h, w)
+    return Clip(frames, times.to(like.times.device))
+
+
+def ahead_of(prompt: Clip, num_frames: int) -> Clip:
+    """The `num_frames` frames after a prompt, at its own rate, without frames to read."""
+    if num_frames < 1:
+        raise ValueError(f"a roll-out of {num_frames} frames: it needs 1 or more")
+    step = torch.arange(1, num_frames + 1, device=prompt.times.device)
+    return blank(prompt.times[:, -1:] + step, prompt)
+
+
+def rollout(fill: Fill, prompt: Clip, ahead: Clip, memory: Memory[State], stride: int, rng: Rng) -> Clip:
+    """What happens after `prompt`, `stride` frames at a time; the frames of `ahead` are never read.
+
+    Before each piece the memory is asked what to show; after it the piece is stored. Only frames and times are
+    recalled where `ahead` carries nothing more. Raises ValueError for a stride below 1.
+    """
+    if stride < 1:
+        raise ValueError(f"a stride of {stride} frames never arrives; it needs 1 or more")
+    total = ahead.frames.shape[2]
+    ahead = dataclasses.replace(ahead, frames=torch.zeros_like(ahead.frames))
+    state = memory.start(prompt)
+    pieces = []
+    for start in range(0, total, stride):
+        piece = span(ahead, start, min(start + stride, total))
+        shown = memory.recall(state, piece)
+        t_shown = shown.frames.shape[2]
+        both = join([shown, piece])
+        known = torch.zeros(*both.frames.shape[:3], 1, 1, dtype=torch.bool, device=both.frames.device)
+        known[:, :, :t_shown] = True
+        filled = fill(both, known, rng)
+        new = span(filled, t_shown, filled.frames.shape[2])
+        state = memory.store(state, new)
+        pieces.append(new)
+    return join(pieces)
