@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -191,12 +191,20 @@ def velocity_of(x0: Tensor, eps: Tensor) -> Tensor:
 # -- weights of the loss over noise levels --------------------------------------------------------
 
 
-def min_snr_v(
-    alpha: Float[Tensor, " b"], sigma: Float[Tensor, " b"], limit: float = 5.0
+def min_snr(
+    alpha: Float[Tensor, " b"],
+    sigma: Float[Tensor, " b"],
+    predicts: Literal["eps", "v", "x0"],
+    limit: float = 5.0,
 ) -> Float[Tensor, " b"]:
-    """Min-SNR weights for the error of v (Hang et al. 2023, Sec. 3.4): min(SNR, limit) / (SNR + 1)."""
+    """Weights for the squared error of what is predicted, such that x0's error weighs min(SNR + 1, limit).
+
+    SNR + 1 is the weight that the plain loss of v gives to x0 (Salimans & Ho 2022, Sec. 4); the limit is that of
+    min-SNR (Hang et al. 2023, Sec. 3.4).
+    """
     snr = (alpha / sigma) ** 2
-    return snr.clamp(max=limit) / (snr + 1)
+    weight = (snr + 1).clamp(max=limit)
+    return weight / {"eps": snr, "v": snr + 1, "x0": torch.ones_like(snr)}[predicts]
 
 
 # -- Gamma noise (MCVD, App. E; Nachmani et al. 2021) -----------------------------------------------

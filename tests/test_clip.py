@@ -116,6 +116,11 @@ def test_examples_collate_to_the_batch() -> None:
     assert_same(clip.example(batch, torch.tensor([2, 0, 2])), clip.collate([apart[2], apart[0], apart[2]]))
 
 
+def test_examples_are_chosen_by_a_boolean_too() -> None:
+    batch = full(b=3)
+    assert_same(clip.example(batch, torch.tensor([True, False, True])), clip.example(batch, [0, 2]))
+
+
 def test_a_part_of_the_fields_is_enough() -> None:
     for name in NAMES[2:]:
         one = dataclasses.replace(full(), **{name: None})

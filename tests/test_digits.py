@@ -23,6 +23,8 @@ def test_a_clip_is_a_function_of_its_number():
     fields = ((4, "train"), (3, "valid"), (3, "test"))
     others = [source(10**12), *(MovingDigits(num_frames=7, seed=s, split=p)(0) for s, p in fields)]
     assert not any(torch.equal(clip.frames, other.frames) for other in [*first[1:], *others])
+    paths = [MovingDigits(split=split).states(0).position for split in ("train", "valid", "test")]
+    assert not (np.array_equal(paths[0], paths[1]) or np.array_equal(paths[1], paths[2]))
 
 
 def test_a_longer_clip_of_one_digit_begins_as_the_shorter_one():

@@ -340,6 +340,12 @@ def test_drawing_is_in_order_and_the_occluder_is_on_top():
         assert np.allclose(picture[:, y, x], colour, atol=1e-6), (x, y)
 
 
+def test_an_occluder_outside_the_frame_hides_nothing():
+    start = scene((10, 20, 0, 0, 5))
+    away = dataclasses.replace(start, occluder=np.array([70.0, 0.0, 90.0, 64.0]))
+    assert np.array_equal(render(simulate(start, 2)), render(simulate(away, 2)))
+
+
 def test_visible_is_the_share_that_the_occluder_leaves():
     start = scene((10, 20, 0, 0, 5), (40, 20, 0, 0, 5), (30, 50, 0, 0, 5))
     box = np.array([30.0, 0.0, 50.0, 64.0])

@@ -208,7 +208,7 @@ def test_min_snr_weights() -> None:
     """(SNR + 1) times the weight of v is the weight of x0: the SNR, but no more than the limit."""
     alpha, sigma = linear().at(torch.arange(0, 1000, 37))
     snr = (alpha / sigma) ** 2
-    weight = noise.min_snr_v(alpha, sigma, limit=5.0) * (snr + 1)
+    weight = noise.min_snr(alpha, sigma, limit=5.0) * (snr + 1)
     assert bool((weight <= 5 + 1e-12).all()) and bool((weight <= snr + 1e-12).all())
     torch.testing.assert_close(weight, torch.where(snr < 5, snr, 5.0), rtol=1e-12, atol=0)
     assert bool((snr < 5).any()) and bool((snr > 5).any())

@@ -152,7 +152,9 @@ def render(states: DiscStates) -> Float[np.ndarray, "t 3 h w"]:
         _blend(pixels, share, colour)
         frames[window] = pixels
     if scene.occluder is not None:
-        _blend(frames, _box(scene.occluder, size), OCCLUDER)
+        share = _box(scene.occluder, size)
+        rows, columns = (slice(i.min(initial=size), i.max(initial=-1) + 1) for i in np.nonzero(share))
+        _blend(frames[:, rows, columns], share[rows, columns], OCCLUDER)
     return np.ascontiguousarray(frames.transpose(0, 3, 1, 2))
 
 
@@ -201,10 +203,8 @@ def _blend(pixels: np.ndarray, share: np.ndarray, colour: Sequence[float] | np.n
     pixels += share[..., None].astype(np.float32) * (_signed(colour) - pixels)
 
 
-def _to_segment(
-    segment: Float[np.ndarray, "2 2"], points: Float[np.ndarray, "*n 2"]
-) -> Float[np.ndarray, "*n"]:
-    """The distance of points to a straight line's piece."""
+def _to_segment(segment: Float[np.ndarray, "2 2"], points: np.ndarray) -> np.ndarray:
+    """The distance of points (last axis x, y) to a piece of a straight line."""
     along = segment[1] - segment[0]
     part = np.clip((points - segment[0]) @ along / max(float(along @ along), 1e-12), 0, 1)
     return np.linalg.norm(points - segment[0] - part[..., None] * along, axis=-1)

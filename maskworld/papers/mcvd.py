@@ -57,7 +57,7 @@ class Config:
     loss: Literal["l2", "l1"] = "l2"
     # differs: what follows is ours; the values here are the paper's way.
     stem: int = 1
-    predicts: Literal["eps", "v"] = "eps"
+    predicts: Literal["eps", "v", "x0"] = "eps"
     weight: Literal["sum", "min_snr"] = "sum"
     told: bool = False
     partial: bool = False
@@ -136,7 +136,7 @@ class MCVD(nn.Module):
         return rearrange(out, "b (k c) h w -> b k c h w", k=k, c=c)
 
     def estimate(self, output: Tensor, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Estimate:
-        read = noise.as_eps if self.config.predicts == "eps" else noise.as_v
+        read = {"eps": noise.as_eps, "v": noise.as_v, "x0": noise.as_x0}[self.config.predicts]
         return read(output, x, alpha, sigma)
 
 
@@ -158,17 +158,14 @@ def objective(net: nn.Module, clip: Clip, known: Known, rng: Rng) -> Loss:
     wide = (slice(None), None, None, None, None)
     x = alpha[wide] * frames + sigma[wide] * eps
     output = net(x, net.when(time, shown), net.see(context, shown))
-    target = eps if config.predicts == "eps" else noise.v_of(frames, eps, alpha[wide], sigma[wide])
-    error = output - target
+    v = noise.v_of(frames, eps, alpha[wide], sigma[wide])
+    error = output - {"eps": eps, "v": v, "x0": frames}[config.predicts]
     error = 0.5 * error**2 if config.loss == "l2" else error.abs()
     if config.weight == "sum":
         return Loss({config.predicts: error.flatten(1).sum(1)})
-    # differs: a mean weighted by min-SNR, so that the size of the frame does not change the step.
-    if config.predicts == "v":
-        weight = noise.min_snr_v(alpha, sigma)
-    else:
-        weight = ((sigma / alpha) ** 2 * 5.0).clamp(max=1.0)
-    return Loss({config.predicts: error.flatten(1).mean(1) * weight})
+    # differs: a mean over pixels, so that the size of a frame does not change the step, and no weight of a noise
+    # level above 5 (`noise.min_snr`).
+    return Loss({config.predicts: error.flatten(1).mean(1) * noise.min_snr(alpha, sigma, config.predicts)})
 
 
 def _window(config: Config, clip: Clip, known: Known) -> tuple[Tensor, Tensor, Tensor]:
@@ -225,7 +222,7 @@ class Sampling:
 
 
 def default_sampling(config: Config) -> Sampling:
-    """The paper's 100 steps of DDPM, or for networks that predict v a few of a second-order solver."""
+    """The paper's 100 steps of DDPM; for networks that do not predict the noise, a few of a second-order solver."""
     if config.predicts == "eps":
         return Sampling(steps=min(100, config.num_times))
     return Sampling(steps=min(20, config.num_times), solver=solve.dpmpp_2m)
@@ -502,12 +499,12 @@ def tiny(**changes) -> Config:
 def small(**changes) -> Config:
     """What two CPU cores or half an hour of GPU can train; each departure is measured in docs/log.md.
 
-    differs: works on squares of pixels as channels, predicts v on a cosine schedule with min-SNR weights, is told
-    which context frames are shown, and is trained with incomplete contexts too.
+    differs: works on squares of pixels as channels, predicts the clean frames on a cosine schedule with weights
+    limited as in min-SNR, is told which context frames are shown, and is trained with incomplete contexts too.
     """
     config = Config(
-        size=64, past=5, current=5, future=5, width=48, multiples=(1, 2, 3), blocks=2, attention=(8,), dim_head=48,
-        dropout=0.0, schedule="cosine", stem=4, predicts="v", weight="min_snr", told=True, partial=True,
+        size=64, past=5, current=5, future=5, width=48, multiples=(1, 2, 2), blocks=1, attention=(8,), dim_head=48,
+        dropout=0.0, schedule="cosine", stem=4, predicts="x0", weight="min_snr", told=True, partial=True,
     )  # fmt: skip
     return dataclasses.replace(config, **changes)
 

@@ -324,7 +324,7 @@ def _score(
                 name: float(value.max() if name in ("psnr", "ssim") else value.min()) for name, value in table.items()
             }
             curves["best"] = curve[int(table["psnr"].argmax())]
-        answers = {"mean": fills.double().mean(0, keepdim=True)} if len(fills) > 1 else {}
+        answers = {"mean": fills.mean(0, keepdim=True)} if len(fills) > 1 else {}
         given = blanked(truth, known)
         for name, baseline in baselines(task).items():
             answers[name] = baseline(given, known, Rng.of(0, batch=1)).frames

@@ -112,10 +112,9 @@ def unit(frames: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
 def _error(
     pred: Float[Tensor, "*n t c h w"], truth: Float[Tensor, "*n t c h w"], clamp: bool
 ) -> Float[Tensor, "*n t c h w"]:
-    """The difference on [0, 1], in float64."""
+    """The difference on [0, 1]; what is made of it is added up in float64."""
     if pred.shape != truth.shape:
         raise ValueError(f"frames of {tuple(pred.shape)} are compared with frames of {tuple(truth.shape)}")
-    pred, truth = pred.double(), truth.double()
     return unit(pred) - unit(truth) if clamp else (pred - truth) / 2
 
 
@@ -123,16 +122,19 @@ def mse(
     pred: Float[Tensor, "*n t c h w"], truth: Float[Tensor, "*n t c h w"], protocol: Protocol = MCVD
 ) -> Float[Tensor, " *n"]:
     """Squared error: the mean over everything, or with `protocol.sums` summed over a frame's pixels."""
-    squared = _error(pred, truth, protocol.clamp) ** 2
-    return squared.sum((-3, -2, -1)).mean(-1) if protocol.sums else squared.mean((-4, -3, -2, -1))
+    return _averaged(_error(pred, truth, protocol.clamp).square(), protocol)
 
 
 def mae(
     pred: Float[Tensor, "*n t c h w"], truth: Float[Tensor, "*n t c h w"], protocol: Protocol = MCVD
 ) -> Float[Tensor, " *n"]:
     """Absolute error, averaged as `mse`."""
-    size = _error(pred, truth, protocol.clamp).abs()
-    return size.sum((-3, -2, -1)).mean(-1) if protocol.sums else size.mean((-4, -3, -2, -1))
+    return _averaged(_error(pred, truth, protocol.clamp).abs(), protocol)
+
+
+def _averaged(error: Float[Tensor, "*n t c h w"], protocol: Protocol) -> Float[Tensor, " *n"]:
+    of_frame = torch.sum if protocol.sums else torch.mean
+    return of_frame(error, (-3, -2, -1), dtype=torch.float64).mean(-1)
 
 
 def decibels(mean_squared: Float[Tensor, " *n"]) -> Float[Tensor, " *n"]:
@@ -142,7 +144,7 @@ def decibels(mean_squared: Float[Tensor, " *n"]) -> Float[Tensor, " *n"]:
 
 def psnr_frames(pred: Float[Tensor, "*n t c h w"], truth: Float[Tensor, "*n t c h w"]) -> Float[Tensor, "*n t"]:
     """PSNR of each frame, in decibels: a curve over time."""
-    return decibels((_error(pred, truth, clamp=True) ** 2).mean((-3, -2, -1)))
+    return decibels(_error(pred, truth, clamp=True).square().mean((-3, -2, -1), dtype=torch.float64))
 
 
 def psnr(
@@ -151,7 +153,7 @@ def psnr(
     """PSNR of each clip, in decibels: of its whole MSE or the mean over its frames, as the protocol says."""
     if protocol.psnr_over == "frame":
         return psnr_frames(pred, truth).mean(-1)
-    return decibels((_error(pred, truth, clamp=True) ** 2).mean((-4, -3, -2, -1)))
+    return decibels(_error(pred, truth, clamp=True).square().mean((-4, -3, -2, -1), dtype=torch.float64))
 
 
 # -- SSIM -----------------------------------------------------------------------------------------

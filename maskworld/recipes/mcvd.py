@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from maskworld import masks
-from maskworld.clip import Clip, collate, to, to_uint8
+from maskworld.clip import Clip, collate, to
 from maskworld.masks import past_and_future
 from maskworld.noise import Rng, mix
 from maskworld.papers import mcvd
@@ -71,7 +71,7 @@ class Look:
         cases = {"predict": (True, False), "look back": (False, True), "interpolate": (True, True), "generate": (False,) * 2}
         rows = []
         for i in range(self.num_clips):
-            rows.append(Row("truth", to_uint8(truth.frames[i, 0].cpu()).numpy(), [True] * self.config.num_frames))
+            rows.append(Row.of("truth", truth.frames[i, 0]))
         for name, (left, right) in cases.items():
             if (left and not past) or (right and not future):
                 continue
@@ -80,6 +80,5 @@ class Look:
             known[:, :, past + current :] &= right
             drawn = fill(truth, known.to(truth.frames.device), Rng.of(step, batch=self.num_clips))
             for i in range(self.num_clips):
-                given = known[i, 0, :, 0, 0].tolist()
-                rows.append(Row(name, to_uint8(drawn.frames[i, 0].cpu()).numpy(), given))
-        strip_png(folder / f"step_{step:07d}.png", rows)
+                rows.append(Row.of(name, drawn.frames[i, 0], known[i, 0]))
+        strip_png(rows, folder / f"step_{step:07d}.png", force=True)

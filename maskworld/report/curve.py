@@ -113,10 +113,10 @@ class _Axis(NamedTuple):
     """A map from values to pixels, and the ticks on it."""
 
     marks: list[float]
-    low: float
-    high: float
-    from_: float
-    to: float
+    low: Real
+    high: Real
+    from_: Real
+    to: Real
     log: bool = False
 
     def __call__(self, value: Real) -> float:
@@ -187,7 +187,7 @@ def svg(curve: Curve, width: int = 640, height: int = 300) -> str:
     )
 
 
-def _words(x: float, y: float, text: str, colour: str, anchor: str = "start") -> str:
+def _words(x: Real, y: Real, text: str, colour: str, anchor: str = "start") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
@@ -259,11 +259,11 @@ def _series(curve: Curve, index: int, x_axis: _Axis, y_axis: _Axis) -> list[str]
     return parts
 
 
-def _bands(series: Series) -> list[list[tuple[float, float, float]]]:
+def _bands(series: Series) -> list[list[tuple[Real, Real, Real]]]:
     """Stretches of (x, low, high) without gaps."""
     if series.low is None or series.high is None:
         return []
-    stretches: list[list[tuple[float, float, float]]] = [[]]
+    stretches: list[list[tuple[Real, Real, Real]]] = [[]]
     for point in zip(series.x, series.low, series.high, strict=True):
         if _finite(*point):
             stretches[-1].append(point)

@@ -45,7 +45,7 @@ class Row:
 
     label: str
     frames: UInt8[np.ndarray, "t h w c"]
-    known: Bool[np.ndarray, " t"] | Bool[np.ndarray, "t gh gw"] | None = None
+    known: Bool[np.ndarray, " _"] | Bool[np.ndarray, "_ gh gw"] | None = None
 
     def __post_init__(self) -> None:
         shape = self.frames.shape
@@ -141,7 +141,7 @@ def _put(
     inside[..., 3:] = 255
 
 
-def _font(size: float) -> FreeTypeFont | ImageFont:
+def _font(size: int) -> FreeTypeFont | ImageFont:
     from PIL import ImageFont
 
     return ImageFont.load_default(size)

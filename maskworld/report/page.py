@@ -329,7 +329,7 @@ def _shown(cell: Cell) -> tuple[str, str]:
 def _value(cell: Cell) -> float | None:
     """The number in a cell, if there is one."""
     if isinstance(cell, Interval):
-        return cell.value
+        cell = cell.value
     return float(cell) if isinstance(cell, int | float) and math.isfinite(cell) else None
 
 

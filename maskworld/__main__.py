@@ -1,0 +1,348 @@
+"""The command line. Heavy imports are late: `maskworld --help` imports the standard library and tyro alone.
+
+Exit codes: 0 done, 2 bad input, 3 done with parts missing, 130 interrupted (what was done is kept).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+T = TypeVar("T")
+Shared = OmitArgPrefixes[T]
+Solver = Literal["ddpm", "ddim", "dpmpp_2m", "euler", "heun", "fpndm"]
+Checkpoint = Annotated[
+    Positional[str], arg(metavar="CKPT", help="A file, a run's folder, a name of the zoo or hub:owner/name.")
+]
+Video = Annotated[Positional[Path], arg(metavar="VIDEO", help="A video file, .npz, GIF or folder of images.")]
+Out = Annotated[
+    Path,
+    arg(aliases=["-o"], metavar="OUT", help=".mp4, .gif, .mkv or .npz; or a folder with one video for each sample."),
+]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(argv)
+    except KeyboardInterrupt:
+        print("maskworld: interrupted; what was done is kept", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, FloatingPointError) as error:
+        print(f"maskworld: {' '.join(str(error).split())}", file=sys.stderr)
+        code = 2
+    sys.exit(code)
+
+
+def _run(argv: list[str]) -> int:
+    if argv[:1] == ["train"] and argv[1:] and not argv[1].startswith("-"):
+        from maskworld.commands.train import train_command
+
+        return train_command(argv[1], argv[2:])
+    config = (tyro.conf.FlagCreatePairsOff,)
+    if argv[:1] == ["data"]:
+        return tyro.extras.subcommand_cli_from_dict(DATA_COMMANDS, prog="maskworld data", args=argv[1:], config=config)
+    return tyro.extras.subcommand_cli_from_dict(
+        COMMANDS, prog="maskworld", description=DESCRIPTION, args=argv, config=config
+    )
+
+
+DESCRIPTION = "Train, run and measure masked video world models: a mask says what is known, a model fills in the rest."
+
+# -- filling in -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How samples are drawn and written.
+
+    Args:
+        samples: different fillings to draw.
+        steps: steps of the solver; fewer is faster.
+        solver: the model's own choice otherwise.
+        seed: the same seed draws the same pixels.
+        scale: enlarge what is written, by repeating pixels.
+        json: end with one line of JSON.
+        force: replace OUT where it exists.
+    """
+
+    samples: int = 1
+    steps: int | None = None
+    solver: Solver | None = None
+    seed: int = 0
+    scale: int = 1
+    json: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which frames of a video are known and which are filled in; what `commands.fill` is given."""
+
+    verb: Literal["predict", "lookback", "interpolate", "generate", "fill"]
+    frames: int | None = None
+    past: int | None = None
+    future: int | None = None
+    at: float | None = None
+    hide: str | None = None
+    box: tuple[int, int, int, int] | None = None
+
+
+def _fill(checkpoint: str, video: Path | None, out: Path, asked: Asked, drawing: Drawing) -> int:
+    from maskworld.commands.fill import fill_command
+
+    return fill_command(checkpoint, video, out, asked, drawing)
+
+
+def predict(
+    checkpoint: Checkpoint,
+    video: Video,
+    out: Out,
+    frames: int | None = None,
+    past: int | None = None,
+    at: float | None = None,
+    drawing: Shared[Drawing] = Drawing(),
+) -> int:
+    """What happens after a video, or after a moment of it.
+
+    Args:
+        frames: how many to predict; the model's block otherwise.
+        past: how many known frames to show; what the model was trained to see otherwise.
+        at: seconds at which the prediction begins, and is held against the video; its end otherwise.
+    """
+    return _fill(checkpoint, video, out, Asked("predict", frames, past, 0, at), drawing)
+
+
+def lookback(
+    checkpoint: Checkpoint,
+    video: Video,
+    out: Out,
+    frames: int | None = None,
+    future: int | None = None,
+    at: float | None = None,
+    drawing: Shared[Drawing] = Drawing(),
+) -> int:
+    """What happened before a video, or before a moment of it.
+
+    Args:
+        frames: how many to fill in; the model's block otherwise.
+        future: how many known frames to show; what the model was trained to see otherwise.
+        at: seconds at which the known frames begin; the start of the video otherwise.
+    """
+    return _fill(checkpoint, video, out, Asked("lookback", frames, 0, future, at), drawing)
+
+
+def interpolate(
+    checkpoint: Checkpoint,
+    video: Video,
+    out: Out,
+    frames: int | None = None,
+    past: int | None = None,
+    future: int | None = None,
+    at: float | None = None,
+    drawing: Shared[Drawing] = Drawing(),
+) -> int:
+    """What happens between: some frames of a video are hidden, filled in, and held against the truth.
+
+    Args:
+        frames: how many to hide and fill in; the model's block otherwise.
+        past: how many known frames to show before the gap; what the model was trained to see otherwise.
+        future: how many known frames to show after the gap; what the model was trained to see otherwise.
+        at: seconds at which the gap begins; as early as the past allows otherwise.
+    """
+    return _fill(checkpoint, video, out, Asked("interpolate", frames, past, future, at), drawing)
+
+
+def generate(
+    checkpoint: Checkpoint, out: Out, frames: int | None = None, drawing: Shared[Drawing] = Drawing()
+) -> int:
+    """Videos from nothing.
+
+    Args:
+        frames: how many; what the model was trained on otherwise.
+    """
+    return _fill(checkpoint, None, out, Asked("generate", frames, 0, 0), drawing)
+
+
+def fill(
+    checkpoint: Checkpoint,
+    video: Video,
+    out: Out,
+    past: int | None = None,
+    future: int | None = None,
+    frames: int | None = None,
+    at: float | None = None,
+    hide: str | None = None,
+    box: tuple[int, int, int, int] | None = None,
+    drawing: Shared[Drawing] = Drawing(),
+) -> int:
+    """Fill in any frames of a video, or a box within its frames.
+
+    Without --hide and --box: --past known frames, --frames hidden ones, --future known ones.
+
+    Args:
+        past: known frames before the hidden ones; what the model was trained to see otherwise.
+        future: known frames after the hidden ones; none otherwise.
+        frames: hidden frames; with --hide or --box, how many frames of the video to take in all.
+        at: seconds at which the hidden frames begin; with --hide or --box, where the clip begins.
+        hide: frames of the clip to hide, such as 3:8 or 0,4,7:9 (from 0, the end not included).
+        box: top, bottom, left and right of a box to hide, in pixels of the model's frame: in all frames, or with
+            --hide in those.
+    """
+    return _fill(checkpoint, video, out, Asked("fill", frames, past, future, at, hide, box), drawing)
+
+
+# -- training, data, measuring ----------------------------------------------------------------------
+
+
+def train(recipe: Positional[str]) -> int:
+    """Train a recipe: mcvd-digits, mcvd-discs or mcvd-video. `maskworld train RECIPE --help` lists its fields.
+
+    Args:
+        recipe: mcvd-digits, mcvd-discs or mcvd-video.
+    """
+    from maskworld.commands.train import train_command
+
+    return train_command(recipe, [])
+
+
+def data_make(
+    world: Positional[Literal["digits", "discs"]],
+    out: Positional[Path],
+    clips: int = 1,
+    frames: int = 20,
+    size: int = 64,
+    seed: int = 0,
+    split: Literal["train", "valid", "test"] = "test",
+    fps: float = 8.0,
+    force: bool = False,
+) -> int:
+    """Make clips of a toy world: one video, a folder of videos, or one .npz of all.
+
+    Args:
+        world: which one.
+        out: a file (.mkv and .npz are lossless, .mp4 and .gif are not), or a folder of .mkv where there are several.
+        clips: how many.
+        frames: frames of each.
+        size: pixels of a side.
+        seed: of the world.
+        split: train, valid and test never share a digit's glyph.
+        fps: frames a second of what is written.
+        force: replace OUT where it exists.
+    """
+    from maskworld.commands.data import make_command
+
+    return make_command(world, out, clips, frames, size, seed, split, fps, force)
+
+
+def data_inspect(path: Positional[Path], json: bool = False) -> int:
+    """What is in a video or a folder of videos, and which of them are broken (then the exit code is 3).
+
+    Args:
+        path: a video, an array of uint8, a folder of images, or a folder of these.
+        json: end with one line of JSON.
+    """
+    from maskworld.commands.data import inspect_command
+
+    return inspect_command(path, json)
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    data: Positional[str | None] = None,
+    protocol: str = "mcvd",
+    past: int | None = None,
+    frames: int | None = None,
+    future: int | None = None,
+    clips: int = 256,
+    samples: int = 10,
+    steps: int | None = None,
+    solver: Solver | None = None,
+    extractor: str = "random3d",
+    batch: int = 40,
+    threads: int | None = None,
+    seed: int = 0,
+    json: bool = False,
+) -> int:
+    """PSNR, SSIM (best of k, one, mean of k) and a Frechet distance on held-out clips, with bootstrap intervals.
+
+    Args:
+        data: digits, discs, or videos to cut into clips; what the model was trained on (held out) otherwise.
+        protocol: mcvd (the paper's) or openstl (errors summed over pixels).
+        past: known frames before the hidden ones; the model's otherwise.
+        frames: hidden frames; twice the model's block otherwise, or one block where a future is known.
+        future: known frames after them; none otherwise.
+        clips: how many clips.
+        samples: fillings of each clip.
+        steps: steps of the solver; fewer is faster.
+        solver: the model's own choice otherwise.
+        extractor: pixels8, random3d, torchscript:FILE or hf:NAME; distances compare within one extractor only.
+        batch: fillings drawn together.
+        threads: cores to use; all otherwise.
+        seed: of the samples.
+        json: end with one line of JSON.
+    """
+    from maskworld.commands.evaluate import evaluate_command
+
+    return evaluate_command(
+        checkpoint, data, protocol, past, frames, future, clips, samples, steps, solver, extractor, batch, threads, seed, json
+    )
+
+
+def doctor(json: bool = False) -> int:
+    """What this machine has: torch, threads, bf16, codecs, extras; and what is missing or broken.
+
+    Args:
+        json: end with one line of JSON.
+    """
+    from maskworld.commands.doctor import doctor_command
+
+    return doctor_command(json)
+
+
+def demo(out: Annotated[Path, arg(aliases=["-o"])] = Path("demo"), quick: bool = False, seed: int = 0, json: bool = False) -> int:
+    """Everything the zoo can do, on clips it has never seen, in one page.
+
+    Args:
+        out: folder for report.html and the videos.
+        quick: fewer clips and steps.
+        seed: of the clips and the samples.
+        json: end with one line of JSON.
+    """
+    from maskworld.commands.demo import demo_command
+
+    return demo_command(out, quick, seed, json)
+
+
+def data() -> int:
+    """Make clips of a toy world (`data make`), or look into videos (`data inspect`)."""
+    return _run(["data", "--help"])
+
+
+DATA_COMMANDS: dict[str, Callable[..., int]] = {"make": data_make, "inspect": data_inspect}
+COMMANDS: dict[str, Callable[..., int]] = {
+    "fill": fill,
+    "predict": predict,
+    "lookback": lookback,
+    "interpolate": interpolate,
+    "generate": generate,
+    "train": train,
+    "data": data,
+    "evaluate": evaluate,
+    "doctor": doctor,
+    "demo": demo,
+}
+
+if __name__ == "__main__":
+    main()

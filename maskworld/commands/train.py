@@ -1,0 +1,108 @@
+"""`maskworld train RECIPE`: the recipe's own fields and those of the run, from one command line."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json as json_
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import tyro
+from tyro.conf import arg
+
+from maskworld.train import Recipe
+
+ARGS = "Args:\n"
+Out = Annotated[Path, arg(aliases=["-o"])]
+
+
+def recipes() -> dict[str, Callable[..., Recipe]]:
+    """Every recipe by its name at the command line."""
+    from maskworld.recipes.mcvd_digits import mcvd_digits
+    from maskworld.recipes.mcvd_discs import mcvd_discs
+    from maskworld.recipes.mcvd_video import mcvd_video
+
+    return {function.__name__.replace("_", "-"): function for function in (mcvd_digits, mcvd_discs, mcvd_video)}
+
+
+def run(
+    recipe: Recipe,
+    out: Out,
+    steps: int | None = None,
+    minutes: float | None = None,
+    resume: bool = False,
+    workers: int = 1,
+    threads: int | None = None,
+    json: bool = False,
+) -> int:
+    """Train, and say how it went.
+
+    Args:
+        out: folder of the run: weights, state, metrics and strips of samples.
+        steps: steps in all, earlier ones of a resumed run counted in.
+        minutes: wall time of this call; what is done by then is saved and can be resumed.
+        resume: go on with the training in OUT.
+        workers: processes that make data; 0 makes it between the steps.
+        threads: cores of the training itself; all otherwise.
+        json: end with one line of JSON.
+    """
+    import torch
+
+    from maskworld import train
+    from maskworld.commands.doctor import fast_bf16
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() or fast_bf16()
+    last = train.train(
+        recipe,
+        out,
+        steps=steps,
+        minutes=minutes,
+        resume=resume,
+        workers=workers,
+        precision="bf16" if bf16 else "no",
+    )
+    numbers = {name: value for name, value in last.items() if isinstance(value, int | float)}
+    if json:
+        print(json_.dumps({"run": str(out), **numbers}))
+    else:
+        print(f"{out}: " + ", ".join(f"{name} {value:.5g}" for name, value in numbers.items()))
+    return 0
+
+
+def train_command(name: str, argv: list[str]) -> int:
+    """Parse the rest of the command line for this recipe, and train it."""
+    known = recipes()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        raise ValueError(f"no recipe is called {name}; {hint}")
+    both = _joined(known[name], run)
+    return tyro.cli(both, prog=f"maskworld train {name}", args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def _joined(make: Callable[..., Recipe], use: Callable[..., int]) -> Callable[[], int]:
+    """One function with the fields of both: `use(make(...), ...)`, for tyro to read."""
+
+    def fields(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+        hints = get_type_hints(function, include_extras=True)
+        found = inspect.signature(function).parameters.values()
+        return {p.name: p.replace(annotation=hints[p.name], kind=p.KEYWORD_ONLY) for p in found}
+
+    made, used = fields(make), fields(use)
+    del used["recipe"]
+    assert not made.keys() & used.keys(), f"both have {made.keys() & used.keys()}"
+
+    def both(**values: Any) -> int:
+        recipe = make(**{key: values[key] for key in made})
+        return use(recipe, **{key: values[key] for key in used})
+
+    parameters = sorted([*used.values(), *made.values()], key=lambda p: p.default is not p.empty)
+    both.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    both.__annotations__ = {p.name: p.annotation for p in parameters}
+    summary, own = inspect.getdoc(make).split(ARGS)  # type: ignore[union-attr]
+    both.__doc__ = f"{summary}{ARGS}{inspect.getdoc(use).split(ARGS)[1]}\n{own}"  # type: ignore[union-attr]
+    return both
