@@ -130,6 +130,36 @@ def test_ddpm_step_is_the_one_of_the_paper(variance: str) -> None:
     torch.testing.assert_close(out, mean + spread * z, rtol=0, atol=1e-12)
 
 
+def test_dpmpp_2m_step_is_the_one_of_the_paper() -> None:
+    """Lu et al. 2022, Alg. 2, on steps of uneven length in lambda = log(alpha / sigma)."""
+    s, a, b = levels = [linear().level(time) for time in (700.0, 500.0, 420.0)]
+    x, lam = noise_like(2, 3), {level: math.log(level.alpha / level.sigma) for level in levels}
+    first = two_bumps(x, s).x0
+    middle = a.sigma / s.sigma * x - a.alpha * math.expm1(lam[s] - lam[a]) * first
+    second, r = two_bumps(middle, a).x0, (lam[a] - lam[s]) / (lam[b] - lam[a])
+    ahead = (1 + 1 / (2 * r)) * second - 1 / (2 * r) * first
+    expected = b.sigma / a.sigma * middle - b.alpha * math.expm1(lam[a] - lam[b]) * ahead
+    out = solve.dpmpp_2m(two_bumps, x, levels, Rng.of(0, batch=2))
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+
+
+def test_fpndm_begins_with_the_runge_kutta_step_of_the_paper() -> None:
+    """Liu et al. 2022, Eq. 13: classical Runge-Kutta, but each part of a step is DDIM's transfer."""
+    a, m, b = (linear().level(time) for time in (700.0, 660.0, 620.0))
+    x = noise_like(2, 3)
+
+    def transfer(eps: Tensor, to: Level) -> Tensor:
+        return to.alpha * (x - a.sigma * eps) / a.alpha + to.sigma * eps
+
+    e1 = two_bumps(x, a).eps
+    e2 = two_bumps(transfer(e1, m), m).eps
+    e3 = two_bumps(transfer(e2, m), m).eps
+    e4 = two_bumps(transfer(e3, b), b).eps
+    out = solve.fpndm(two_bumps, x, [a, b], Rng.of(0, batch=2), schedule=linear())
+    expected = transfer(e1 / 6 + e2 / 3 + e3 / 3 + e4 / 6, b)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+
+
 def test_ddim_with_all_its_noise_is_ddpm() -> None:
     x, levels = noise_like(2, 3), linear().levels(20)
     ours = solve.ddim(two_bumps, x, levels, Rng.of(5, batch=2), eta=1.0)

@@ -208,7 +208,8 @@ def test_crop_takes_the_middle_and_stretch_takes_all(tmp_path):
     middle = video.read(path, size=(10, 10))
     assert (middle.frames[:, :, 3:-3] == 200).all() and middle.frames.min() > 150
     assert middle.note == "60x20 resized to 10x10, cut to the middle 20x20"
-    assert video.read(path, size=(10, 10), crop="stretch").frames[0, 5, :, 0].tolist()[::4] == [0, 200, 0]
+    left, mid, right = video.read(path, size=(10, 10), crop="stretch").frames[0, 5, ::4, 0].tolist()
+    assert max(left, right) < 20 and mid > 180
     tall = video.write(tmp_path / "b.npz", wide.transpose(1, 2).contiguous(), 5)
     assert torch.equal(video.read(tall, size=(10, 10)).frames, middle.frames.transpose(1, 2))
 
@@ -414,35 +415,26 @@ def test_no_half_of_a_file_stays(tmp_path, monkeypatch, name):
     class Stop(BaseException):
         """As Ctrl-C: not an Exception."""
 
-    left = [4]
+    left, frames = [0], smooth(8, 16, 16)
+    place, what = (Image, "fromarray") if name == "a" else (video, "_rgb")
+    real = getattr(place, what)
 
-    def failing(*args, **kwargs):
+    def failing(pixels):
         left[0] -= 1
         if left[0] == 0:
             raise Stop
-        return real(*args, **kwargs)
+        return real(pixels)
 
     old = video.write(tmp_path / name, numbered(2), 10)
-    target = (Image, "fromarray") if name == "a" else (av.VideoFrame, "from_ndarray")
-    real = getattr(*target)
-    monkeypatch.setattr(*target, failing) if name == "a" else monkeypatch.setattr(video, "_rgb", failing)
-    real = video._rgb if name != "a" else real
-    real = _rgb if name != "a" else real
-    if name == "a.gif":
-        frames = smooth(8, 16, 16)
-    else:
-        frames = numbered(8)
-    with pytest.raises(Stop):
-        video.write(old, frames, 10, force=True)
-    assert [p.name for p in tmp_path.iterdir()] == [name]
+    monkeypatch.setattr(place, what, failing)
+    for path in (old, tmp_path / f"new{name}"):
+        left[0] = 4
+        with pytest.raises(Stop):
+            video.write(path, frames, 10, force=True)
+        assert left[0] == 0
+        assert [p.name for p in tmp_path.iterdir()] == [name]
+    monkeypatch.undo()
     assert video.probe(old).frames == 2
-    left[0] = 4
-    with pytest.raises(Stop):
-        video.write(tmp_path / ("new" + name), frames, 10)
-    assert [p.name for p in tmp_path.iterdir()] == [name]
-
-
-_rgb = video._rgb
 
 
 def test_what_cannot_be_written(tmp_path):
@@ -488,7 +480,7 @@ def test_splits_in_time_cover_the_video_and_do_not_meet(tmp_path):
     seen = {}
     for split in ("train", "valid", "test"):
         source = video.VideoClips(path, 3, (8, 8), split=split)
-        seen[split] = {n for index in range(600) for n in clip_numbers(source(index), 2)}
+        seen[split] = {n for index in range(250) for n in clip_numbers(source(index), 2)}
     assert seen == {"train": set(range(80)), "valid": set(range(80, 90)), "test": set(range(90, 100))}
 
 
@@ -590,8 +582,10 @@ def test_flip_mirrors_half_of_the_clips(tmp_path):
     assert 30 < same < 70
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.gif", "a.npz", "a"])
-@pytest.mark.parametrize("fps", [None, 4, 7.5, 25])
+@pytest.mark.parametrize(
+    ("name", "fps"),
+    [("a.mp4", None), ("a.mp4", 4), ("a.mkv", 7.5), ("a.gif", None), ("a.gif", 4), ("a.npz", 25), ("a", 7.5)],
+)
 def test_clips_are_the_same_with_and_without_the_cache(tmp_path, cache, name, fps):
     path = video.write(tmp_path / name, smooth(40, 24, 32), 10)
     fields = {"num_frames": 3, "size": (16, 16), "fps": fps, "grey": True, "split": "all"}
