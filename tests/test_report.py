@@ -305,7 +305,7 @@ def test_a_value_that_is_not_finite_breaks_the_line():
 
 
 def test_names_at_the_ends_of_lines_never_touch():
-    near = Curve([Series(f"line {i}", [0, 1], [0.0, 0.01 * i]) for i in range(8)], "x", "y")
+    near = Curve([Series(f"line {i}", [0, 1], [0.0, 1.0 if i == 7 else 0.01 * i]) for i in range(8)], "x", "y")
     root, _ = _svg(near)
     y = sorted(float(e.get("y")) for e in root.findall(".//{*}text") if (e.text or "").startswith("line"))
     assert min(np.diff(y)) >= 14.9 and y[-1] < 300 and y[0] > 0
@@ -445,6 +445,10 @@ def test_films_on_the_page_carry_frames_states_and_timeline():
     assert [m[0] for m in marks] == ["g", "f", "g"]
     lefts = [float(re.search(r"left: ([\d.]+)%", style)[1]) for _, style in marks]
     assert lefts == pytest.approx([0, 100 / 3, 200 / 3], abs=1e-3)
+    both = [Row("a", _square(), _known("ggfggg")), Row("b", _square(4), _known("gffg"))]
+    reader = _Reader(render(Page("t", sections=[Section("s", "", [Film(both)])])))
+    widths = [re.search(r"width: ([\d.]+)%", s) for s in _styles(reader)]
+    assert [float(w[1]) for w in widths] == pytest.approx([100 / 6, 200 / 6, 50], abs=1e-3)  # any row's
     sheet = next(a["src"] for t, a in reader.elements if t == "img" and a["src"].startswith("data:image/webp"))
     image = Image.open(io.BytesIO(base64.b64decode(sheet.partition(",")[2])))
     screen = reader.having("screen")[0]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from maskworld.clip import Clip
 
 State = TypeVar("State")
 
 
+@runtime_checkable
 class Memory(Protocol[State]):
     """`rollout` asks `recall` for what to show before each new piece, and gives the piece to `store`."""
 

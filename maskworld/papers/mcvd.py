@@ -503,8 +503,8 @@ def small(**changes) -> Config:
     limited as in min-SNR, is told which context frames are shown, and is trained with incomplete contexts too.
     """
     config = Config(
-        size=64, past=5, current=5, future=5, width=48, multiples=(1, 2, 2), blocks=1, attention=(8,), dim_head=48,
-        dropout=0.0, schedule="cosine", stem=4, predicts="x0", weight="min_snr", told=True, partial=True,
+        size=64, past=5, current=5, future=5, width=24, multiples=(1, 2, 4), blocks=1, attention=(8,), dim_head=48,
+        dropout=0.0, schedule="cosine", stem=2, predicts="x0", weight="min_snr", told=True, partial=True,
     )  # fmt: skip
     return dataclasses.replace(config, **changes)
 
