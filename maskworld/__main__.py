@@ -33,13 +33,13 @@ def main(argv: list[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _run(argv)
-    except KeyboardInterrupt:
-        print("maskworld: interrupted; what was done is kept", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print("; ".join(["maskworld: interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         code = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"maskworld: {' '.join(str(error).split())}", file=sys.stderr)
         code = 2
     sys.exit(code)

@@ -54,7 +54,13 @@ def read_about(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a safetensors file, or is truncated: {error}") from None
     if _KEY not in header:
         raise ValueError(f"{path} holds tensors, but was not written by maskworld")
-    return json.loads(header[_KEY])
+    try:
+        about = json.loads(header[_KEY])
+    except json.JSONDecodeError:
+        about = None
+    if not isinstance(about, dict):
+        raise ValueError(f"{path}: its header is damaged")
+    return about
 
 
 def finite(tensors: Mapping[str, Tensor], path: Path) -> None:

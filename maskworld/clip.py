@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 
@@ -62,7 +62,7 @@ def of_frames(frames: Float[Tensor, "b v t c h w"], start: int = 0) -> Clip:
     return Clip(frames, times)
 
 
-def of_uint8(video: Int[Tensor, "t h w c"] | Int[Tensor, "b t h w c"]) -> Clip:
+def of_uint8(video: UInt8[Tensor, "t h w c"] | UInt8[Tensor, "b t h w c"]) -> Clip:
     """A clip of one camera from 8-bit video, 0..255 -> [-1, 1]."""
     if video.ndim == 4:
         video = video[None]
@@ -70,7 +70,7 @@ def of_uint8(video: Int[Tensor, "t h w c"] | Int[Tensor, "b t h w c"]) -> Clip:
     return of_frames(frames.contiguous())
 
 
-def to_uint8(frames: Float[Tensor, "*n c h w"]) -> Int[Tensor, "*n h w c"]:
+def to_uint8(frames: Float[Tensor, "*n c h w"]) -> UInt8[Tensor, "*n h w c"]:
     """8-bit pixels, [-1, 1] -> 0..255, rounded; the inverse of `of_uint8` on every 8-bit value."""
     bytes_ = ((frames.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return bytes_.movedim(-3, -1).contiguous()
@@ -78,13 +78,12 @@ def to_uint8(frames: Float[Tensor, "*n c h w"]) -> Int[Tensor, "*n h w c"]:
 
 def _map(clip: Clip, change, cameras) -> Clip:
     """Change every tensor that is there: change(name, tensor) and cameras(cameras)."""
-    fields = {f.name: getattr(clip, f.name) for f in dataclasses.fields(clip)}
-    return Clip(
-        **{
-            name: value if value is None else (cameras(value) if name == "cameras" else change(name, value))
-            for name, value in fields.items()
-        }
-    )
+    changed = {}
+    for field in dataclasses.fields(clip):
+        value = getattr(clip, field.name)
+        if value is not None:
+            changed[field.name] = cameras(value) if field.name == "cameras" else change(field.name, value)
+    return dataclasses.replace(clip, **changed)
 
 
 def to(clip: Clip, device: torch.device | str) -> Clip:
@@ -108,10 +107,10 @@ def span(clip: Clip, start: int, stop: int) -> Clip:
     return _map(clip, cut, lambda cam: Cameras(cam.intrinsics, cam.pose[:, :, start:stop]))
 
 
-def example(clip: Clip, index: slice | Sequence[int] | Tensor) -> Clip:
-    """Some examples of the batch."""
+def example(clip: Clip, index: slice | Sequence[int] | Int[Tensor, " n"] | Bool[Tensor, " b"]) -> Clip:
+    """Some examples of the batch: by number, or those where `index` is True."""
     if not isinstance(index, slice):
-        index = torch.as_tensor(index, dtype=torch.long)
+        index = torch.as_tensor(index)
     return _map(clip, lambda _, x: x[index], lambda cam: Cameras(cam.intrinsics[index], cam.pose[index]))
 
 

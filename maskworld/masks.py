@@ -44,7 +44,7 @@ def whole_frames(known: Known) -> Bool[Tensor, "b v t"]:
     return known.flatten(-2).all(-1)
 
 
-def check_fits(known: Known, frames: Float[Tensor, "b v t c h w"]) -> None:
+def check_fits(known: Bool[Tensor, "kb kv kt gh gw"], frames: Float[Tensor, "b v t c h w"]) -> None:
     """Raise ValueError where a mask does not belong to these frames."""
     b, v, t, _, h, w = frames.shape
     if tuple(known.shape[:3]) != (b, v, t):

@@ -70,7 +70,7 @@ class Rng:
     def gamma(self, concentration: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
         """Gamma(concentration, 1), one value for each element."""
         parts = [
-            torch._standard_gamma(k, generator=g)
+            torch._standard_gamma(k, generator=g)  # pyright: ignore[reportPrivateImportUsage]
             for k, g in zip(concentration.cpu(), self.generators, strict=True)
         ]
         return torch.stack(parts).to(concentration.device)

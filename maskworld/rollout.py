@@ -19,10 +19,15 @@ def blank(times: torch.Tensor, like: Clip) -> Clip:
     return Clip(frames, times.to(like.times.device))
 
 
+def at_least_one(what: str, number: int) -> None:
+    """Raise ValueError for no frames, clips or whatever it is."""
+    if number < 1:
+        raise ValueError(f"{number} {what}: 1 or more are needed")
+
+
 def ahead_of(prompt: Clip, num_frames: int) -> Clip:
     """The `num_frames` frames after a prompt, at its own rate, without frames to read."""
-    if num_frames < 1:
-        raise ValueError(f"a roll-out of {num_frames} frames: it needs 1 or more")
+    at_least_one("frames", num_frames)
     step = torch.arange(1, num_frames + 1, device=prompt.times.device)
     return blank(prompt.times[:, -1:] + step, prompt)
 

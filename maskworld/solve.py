@@ -39,9 +39,7 @@ def _steps(levels: Sequence[Level]) -> list[tuple[Level, Level]]:
     """(from, to) of every step."""
     steps = list(itertools.pairwise(levels))
     if not steps or any(a.sigma * b.alpha <= b.sigma * a.alpha for a, b in steps):
-        raise ValueError(
-            f"a solver wants two levels or more, each with less noise than the last, not {levels}"
-        )
+        raise ValueError(f"a solver wants two levels or more, each with less noise than the last, not {levels}")
     return steps
 
 

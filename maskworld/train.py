@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -29,6 +32,9 @@ from maskworld.verbs import Draw, Objective
 
 STATE = "state.safetensors"
 METRICS = "metrics.jsonl"
+SAVE_SECONDS = 300
+
+Autocast = Callable[[], AbstractContextManager]
 
 # -- recipe ---------------------------------------------------------------------------------------
 
@@ -133,6 +139,17 @@ def _loader(recipe: Recipe, start: int, workers: int, accelerator: Accelerator) 
 # -- the loop -------------------------------------------------------------------------------------
 
 
+@dataclass
+class _State:
+    """What a training carries from step to step; `state.safetensors` holds all of it."""
+
+    net: nn.Module
+    optimiser: torch.optim.Optimizer
+    mean: dict[str, Tensor]
+    step: int = 0
+    sums: dict[str, int | float] = field(default_factory=dict)  # of what is logged, since it last was; and of `steps`
+
+
 def train(
     recipe: Recipe,
     run: Path,
@@ -141,7 +158,7 @@ def train(
     minutes: float | None = None,
     resume: bool = False,
     workers: int = 1,
-    precision: str = "no",
+    precision: Literal["no", "bf16"] = "no",
     quiet: bool = False,
 ) -> Mapping[str, Any]:
     """Train until `steps` are done in all or `minutes` have passed, and return the last metrics.
@@ -153,96 +170,91 @@ def train(
     """
     if steps is None and minutes is None:
         raise ValueError("say how long to train: steps, minutes, or both (the first reached ends it)")
-    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
-    net = recipe.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    device, show = accelerator.device, accelerator.is_main_process
+    net = recipe.net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(
         net.parameters(), lr=0.0, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
     )
-    mean = {name: value.detach().clone() for name, value in net.state_dict().items()}
-    step = _resume(recipe, run, net, optimiser, mean) if resume else _start(run)
-    model, optimiser = accelerator.prepare(net, optimiser)
-    mean = {name: value.to(accelerator.device) for name, value in mean.items()}
-    valid = _valid_batches(recipe)
-    began, saved, logged = time.monotonic(), time.monotonic(), None
-    stop = _Interrupt()
-    show = accelerator.is_main_process
-    progress = tqdm(total=steps, initial=step, unit="step", disable=quiet or not show, dynamic_ncols=True)
-    sums: dict[str, float] = {}
-    batches = _loader(recipe, step, workers, accelerator)
-    last: dict[str, Any] = {"step": step}
-    with stop:
-        while not stop.asked and (steps is None or step < steps):
-            if minutes is not None and time.monotonic() - began >= minutes * 60:
+    state = _State(net, optimiser, {name: value.detach().clone() for name, value in net.state_dict().items()})
+    if resume:
+        _resume(recipe, run, state)
+    else:
+        _start(run)
+    accelerator.wait_for_everyone()
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=precision == "bf16")
+    valid = _valid_batches(recipe) if show else []
+    began = saved = time.monotonic()
+    row: dict[str, int | float] = {}
+    found: dict[str, float] = {}
+    bar = tqdm(total=steps, initial=state.step, unit="step", disable=quiet or not show, dynamic_ncols=True)
+    with _Interrupt() as stop, bar:
+        with stop.unheard():
+            batches = _loader(recipe, state.step, workers, accelerator)
+        while steps is None or state.step < steps:
+            late = minutes is not None and time.monotonic() - began >= minutes * 60
+            if _any(stop.asked or late, accelerator):
                 break
-            clip = to(next(batches), accelerator.device)
-            terms = _step(recipe, accelerator, model, optimiser, clip, step)
-            _average(mean, net, recipe.ema(step))
-            step += 1
-            progress.update()
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + value
-            every = step - (logged or 0) if logged is not None else step
-            if step % recipe.log_every == 0 and show:
-                shown = {name: total / max(min(every, recipe.log_every), 1) for name, total in sums.items()}
-                sums, logged = {}, step
-                last = {"step": step, "seconds": round(time.monotonic() - began, 2), **shown}
-                last["lr"] = recipe.lr(step - 1)
-                _log(run, last)
-                progress.set_postfix_str(_postfix(shown["loss"], began, minutes), refresh=False)
-            if step % recipe.valid_every == 0 and show:
-                last |= _validate(recipe, net, mean, valid, step)
-                _log(
-                    run,
-                    {
-                        key: value
-                        for key, value in last.items()
-                        if key == "step" or "valid" in key or "/" in key
-                    },
-                )
-            if recipe.look is not None and step % recipe.look_every == 0 and show:
-                with _averaged(net, mean):
-                    recipe.look(net, run / "samples", step)
-            if time.monotonic() - saved > 300 and show:
-                _save(recipe, run, net, optimiser, mean, step, began)
+            _step(recipe, accelerator, state, to(next(batches), device), autocast)
+            bar.update()
+            if not show:
+                continue
+            if state.step % recipe.log_every == 0:
+                row = _means(recipe, state, began)
+                _log(run, row)
+                state.sums = {}
+                bar.set_postfix_str(_postfix(row["loss"], began, minutes), refresh=False)
+            if state.step % recipe.valid_every == 0:
+                found = _validate(recipe, state, valid, autocast)
+                _log(run, {"step": state.step, **found})
+            if recipe.look is not None and state.step % recipe.look_every == 0:
+                with _averaged(state), autocast():
+                    recipe.look(net, run / "samples", state.step)
+            if time.monotonic() - saved > SAVE_SECONDS:
+                _save(recipe, run, state)
                 saved = time.monotonic()
-    progress.close()
-    if show:
-        _save(recipe, run, net, optimiser, mean, step, began)
+        if show:
+            _save(recipe, run, state)
     if stop.asked:
-        raise KeyboardInterrupt
-    if show and step % recipe.valid_every:
-        last |= _validate(recipe, net, mean, valid, step)
-        _log(
-            run, {key: value for key, value in last.items() if key == "step" or "valid" in key or "/" in key}
-        )
-    return last
+        raise KeyboardInterrupt(f"{state.step} steps are saved in {run}; --resume goes on from there")
+    if show and state.step % recipe.valid_every:
+        found = _validate(recipe, state, valid, autocast)
+        _log(run, {"step": state.step, **found})
+    return {**(_means(recipe, state, began) if state.sums or not row else row), **found}
 
 
-def _step(
-    recipe: Recipe, accelerator: Accelerator, model, optimiser, clip: Clip, step: int
-) -> dict[str, float]:
+def _step(recipe: Recipe, accelerator: Accelerator, state: _State, clip: Clip, autocast: Autocast) -> None:
     """Draw what is known, ask the objective, step."""
     b, v, t = clip.frames.shape[:3]
-    seed = (recipe.seed, step, accelerator.process_index)
+    seed = (recipe.seed, state.step, accelerator.process_index)
     rng = Rng.of(*seed, batch=b)
-    set_seed(mix(*seed) % 2**32)  # dropout draws from the global generator
-    for group in optimiser.param_groups:
-        group["lr"] = recipe.lr(step)
-    model.train()
-    with accelerator.autocast():
+    torch.manual_seed(mix(*seed) % 2**32)  # dropout draws from the global generator
+    for group in state.optimiser.param_groups:
+        group["lr"] = recipe.lr(state.step)
+    state.net.train()
+    with autocast():
         known = recipe.draw(b, v, t, rng).to(clip.frames.device)
-        loss = recipe.objective(model, clip, known, rng)
-    accelerator.backward(loss.total.mean())
-    norm = accelerator.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-    optimiser.step()
-    optimiser.zero_grad()
+        loss = recipe.objective(state.net, clip, known, rng)
+    loss.total.mean().backward()
+    parameters = [p for p in state.net.parameters() if p.grad is not None]
+    if accelerator.num_processes > 1:
+        # Not DDP: an objective calls more of its network than `forward`.
+        for p in parameters:
+            p.grad = accelerator.reduce(p.grad, "mean")  # type: ignore[assignment]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
+    state.optimiser.step()
+    state.optimiser.zero_grad()
+    _average(state.mean, state.net, recipe.ema(state.step))
     terms = {name: value.mean().item() for name, value in loss.terms.items()}
-    total = sum(terms.values())
-    if not math.isfinite(total):
+    numbers = {"loss": sum(terms.values()), "grad_norm": norm.item(), **(terms if len(terms) > 1 else {})}
+    if not all(map(math.isfinite, numbers.values())):
         raise FloatingPointError(
-            f"the loss of step {step} is {total}; the last saved state is from before it"
+            f"step {state.step} diverged: its loss is {numbers['loss']}, its gradient {numbers['grad_norm']}; "
+            "the last saved state is from before it"
         )
-    return {"loss": total, "grad_norm": float(norm), **(terms if len(terms) > 1 else {})}
+    state.step += 1
+    for name, value in {"steps": 1, **numbers}.items():
+        state.sums[name] = state.sums.get(name, 0) + value
 
 
 @torch.no_grad()
@@ -254,20 +266,24 @@ def _average(mean: dict[str, Tensor], net: nn.Module, keep: float) -> None:
         mean[name].copy_(now[name])
 
 
-class _averaged:
+@contextmanager
+def _averaged(state: _State) -> Iterator[None]:
     """The network with its averaged weights, in eval mode, for the time of a `with`."""
+    kept = {name: value.clone() for name, value in state.net.state_dict().items()}
+    state.net.load_state_dict(state.mean)
+    state.net.eval()
+    try:
+        yield
+    finally:
+        state.net.load_state_dict(kept)
+        state.net.train()
 
-    def __init__(self, net: nn.Module, mean: Mapping[str, Tensor]):
-        self.net, self.mean = net, mean
 
-    def __enter__(self) -> nn.Module:
-        self.kept = {name: value.clone() for name, value in self.net.state_dict().items()}
-        self.net.load_state_dict(self.mean)
-        return self.net.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self.net.load_state_dict(self.kept)
-        self.net.train()
+def _any(flag: bool, accelerator: Accelerator) -> bool:
+    """Whether it is so in any process: all leave the loop at the same step."""
+    if accelerator.num_processes == 1:
+        return flag
+    return accelerator.reduce(torch.tensor(float(flag), device=accelerator.device)).item() > 0  # type: ignore[union-attr]
 
 
 def _valid_batches(recipe: Recipe) -> list[Clip]:
@@ -278,77 +294,46 @@ def _valid_batches(recipe: Recipe) -> list[Clip]:
     ]
 
 
-def _validate(
-    recipe: Recipe, net: nn.Module, mean: Mapping[str, Tensor], clips: Sequence[Clip], step: int
-) -> dict[str, float]:
+def _validate(recipe: Recipe, state: _State, clips: Sequence[Clip], autocast: Autocast) -> dict[str, float]:
     """The averaged network's loss on the same held-out clips, masks and noise every time; and the probes."""
-    losses, device = [], next(net.parameters()).device
-    with _averaged(net, mean), torch.no_grad():
+    losses, device = [], next(state.net.parameters()).device
+    with _averaged(state), torch.no_grad(), autocast():
         for i, clip in enumerate(clips):
             b, v, t = clip.frames.shape[:3]
             rng = Rng.of(recipe.seed, -1, i, batch=b)
             known = recipe.draw(b, v, t, rng).to(device)
-            losses.append(recipe.objective(net, to(clip, device), known, rng).total)
-        found = dict(recipe.probes(net, step)) if recipe.probes is not None else {}
+            losses.append(recipe.objective(state.net, to(clip, device), known, rng).total)
+        probed = recipe.probes(state.net, state.step) if recipe.probes is not None else {}
     valid = {"valid_loss": torch.cat(losses).mean().item()} if losses else {}
-    return valid | {f"probes/{name}": value for name, value in found.items()}
+    return valid | {f"probes/{name}": value for name, value in probed.items()}
 
 
-# -- state on disk ----------------------------------------------------------------------------------
+# -- metrics ----------------------------------------------------------------------------------------
 
 
-def _start(run: Path) -> int:
-    if (run / STATE).exists() or (run / METRICS).exists():
-        raise ValueError(f"{run} already holds a training; --resume continues it, another folder keeps both")
-    run.mkdir(parents=True, exist_ok=True)
-    return 0
+def _means(recipe: Recipe, state: _State, began: float) -> dict[str, int | float]:
+    """One row: what was summed since the last one, as means over the steps."""
+    row = {"step": state.step, "seconds": round(time.monotonic() - began, 2)}
+    if state.sums:
+        means = {name: total / state.sums["steps"] for name, total in state.sums.items() if name != "steps"}
+        row |= {**means, "lr": recipe.lr(state.step - 1)}
+    return row
 
 
-def _save(recipe, run, net, optimiser, mean, step: int, began: float) -> None:
-    about = {**recipe.about, "step": step, "batch": recipe.batch}
-    state = {f"net.{name}": value for name, value in net.state_dict().items()}
-    state |= {f"mean.{name}": value for name, value in mean.items()}
-    for i, slots in optimiser.state_dict()["state"].items():
-        state |= {f"optimiser.{i}.{slot}": torch.as_tensor(value) for slot, value in slots.items()}
-    checkpoint.write(run / STATE, state, about)
-    checkpoint.write(run / checkpoint.MODEL, mean, about)
-
-
-def _resume(recipe: Recipe, run: Path, net: nn.Module, optimiser, mean: dict[str, Tensor]) -> int:
-    if not (run / STATE).exists():
-        raise ValueError(f"{run} holds no training to resume: there is no {STATE}")
-    state, about = checkpoint.read(run / STATE)
-    for key in ("family", "config"):
-        if json.loads(json.dumps(recipe.about[key])) != about[key]:
-            raise ValueError(f"{run} was trained with another {key}: {about[key]}, not {recipe.about[key]}")
-    if about["batch"] != recipe.batch:
-        raise ValueError(f"{run} was trained with batches of {about['batch']}, not {recipe.batch}")
-    net.load_state_dict(_part(state, "net."))
-    for name, value in _part(state, "mean.").items():
-        mean[name].copy_(value)
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, value in _part(state, "optimiser.").items():
-        i, slot = name.split(".")
-        slots.setdefault(int(i), {})[slot] = value
-    optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
-    _forget_after(run / METRICS, about["step"])
-    return about["step"]
-
-
-def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
-def _log(run: Path, row: Mapping[str, Any]) -> None:
+def _log(run: Path, row: Mapping[str, int | float]) -> None:
     with open(run / METRICS, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
 
 def _forget_after(path: Path, step: int) -> None:
     """Drop what was logged after the state was saved: those steps will be done again."""
-    if path.exists():
-        rows = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-        path.write_text("".join(row + "\n" for row in rows))
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("}\n")]  # the last one may have been cut short
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text("".join(line for line in whole if json.loads(line)["step"] <= step), encoding="utf-8")
+    os.replace(beside, path)
 
 
 def _postfix(loss: float, began: float, minutes: float | None) -> str:
@@ -358,26 +343,90 @@ def _postfix(loss: float, began: float, minutes: float | None) -> str:
     return f"loss {loss:.4g}, {left:.0f} min left"
 
 
+# -- state on disk ----------------------------------------------------------------------------------
+
+
+def _start(run: Path) -> None:
+    if run.exists() and not run.is_dir():
+        raise ValueError(f"{run} is a file; a training needs a folder")
+    if (run / STATE).exists() or (run / METRICS).exists():
+        raise ValueError(f"{run} already holds a training; --resume continues it, another folder keeps both")
+    run.mkdir(parents=True, exist_ok=True)
+
+
+def _save(recipe: Recipe, run: Path, state: _State) -> None:
+    about = {**recipe.about, "step": state.step, "batch": recipe.batch}
+    tensors = {f"net.{name}": value for name, value in state.net.state_dict().items()}
+    tensors |= {f"mean.{name}": value for name, value in state.mean.items()}
+    for i, slots in state.optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{i}.{slot}": value for slot, value in slots.items()}
+    checkpoint.write(run / STATE, tensors, {**about, "sums": state.sums})
+    checkpoint.write(run / checkpoint.MODEL, state.mean, about)
+
+
+def _resume(recipe: Recipe, run: Path, state: _State) -> None:
+    if not (run / STATE).exists():
+        raise ValueError(f"{run} holds no training to resume: there is no {STATE}")
+    tensors, about = checkpoint.read(run / STATE)
+    for key in ("family", "config"):
+        if json.loads(json.dumps(recipe.about[key])) != about[key]:
+            raise ValueError(f"{run} was trained with another {key}: {about[key]}, not {recipe.about[key]}")
+    if about["batch"] != recipe.batch:
+        raise ValueError(f"{run} was trained with batches of {about['batch']}, not {recipe.batch}")
+    state.net.load_state_dict(_part(tensors, "net."))
+    for name, value in _part(tensors, "mean.").items():
+        state.mean[name].copy_(value)
+    parameters = list(state.net.parameters())
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, value in _part(tensors, "optimiser.").items():
+        i, slot = name.split(".")
+        # A fused step walks through memory: the moments must lie there as their parameter does.
+        like = parameters[int(i)]
+        slots.setdefault(int(i), {})[slot] = (
+            torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+        )
+    groups = state.optimiser.state_dict()["param_groups"]
+    state.optimiser.load_state_dict({"state": slots, "param_groups": groups})
+    state.step, state.sums = about["step"], about.get("sums", {})
+    _forget_after(run / METRICS, state.step)
+
+
+def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+# -- interruption -----------------------------------------------------------------------------------
+
+
 class _Interrupt:
     """Ctrl-C (or SIGTERM) asks the loop to stop after its step; a second one stops at once."""
 
     def __init__(self) -> None:
         self.asked = False
+        self.before: dict[int, Any] = {}
 
     def __enter__(self) -> _Interrupt:
-        self.before: dict[int, Any] = {}
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self._ask)
-        except ValueError:
-            pass  # not in the main thread: signals go elsewhere
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python refuses, and never delivers
+            self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def _ask(self, number: int, frame: object) -> None:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
 
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+    @contextmanager
+    def unheard(self) -> Iterator[None]:
+        """Processes that are started here never hear Ctrl-C, which a terminal sends to all: they end with the loop."""
+        ours = signal.SIGINT in self.before
+        if ours:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            yield
+        finally:
+            if ours:
+                signal.signal(signal.SIGINT, self._ask)

@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from maskworld.masks import past_and_future, these_frames
 from maskworld.memory.window import Window
 from maskworld.noise import Rng
 from maskworld.papers import mcvd
-from maskworld.rollout import ahead_of, blank, rollout
+from maskworld.rollout import ahead_of, at_least_one, blank, rollout
 from maskworld.verbs import Fill, Known
 
 # -- loading --------------------------------------------------------------------------------------
@@ -39,7 +39,7 @@ def load(name: str | Path, device: torch.device | str = "cpu") -> World:
     family = about.get("family")
     if family != "mcvd":
         raise ValueError(f"{path} is a model of the family {family!r}; this version knows mcvd")
-    config = _config(mcvd.Config, about["config"], path)
+    config = _config(mcvd.Config, about.get("config"), path)
     net = mcvd.MCVD(config)
     shapes = {key: value.shape for key, value in net.state_dict().items()}
     if {key: value.shape for key, value in tensors.items()} != shapes:
@@ -49,17 +49,19 @@ def load(name: str | Path, device: torch.device | str = "cpu") -> World:
     return World(net, config, about)
 
 
-def _config(kind: type, values: Mapping[str, Any], path: Path):
+def _config(kind: type, values: Any, path: Path):
     """A configuration from JSON, where tuples have become lists; a field too many or too few is an error."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} does not say which configuration its weights belong to")
     names = {field.name for field in dataclasses.fields(kind)}
     if set(values) != names:
         raise ValueError(
             f"{path} was written by another version: its configuration differs in {sorted(set(values) ^ names)}"
         )
-    hints = get_type_hints(kind)
-    return kind(
-        **{key: tuple(value) if isinstance(value, list) and hints[key] is not list else value for key, value in values.items()}
-    )
+    try:
+        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    except TypeError as error:
+        raise ValueError(f"{path}: its configuration is damaged: {' '.join(str(error).split())}") from None
 
 
 def _solver(name: str) -> solve.Solver:
@@ -126,6 +128,7 @@ class World:
     def lookback(self, clip: Clip, num_frames: int, seed: int = 0) -> Clip:
         """The `num_frames` frames before a clip, and the clip."""
         b, v, t = clip.frames.shape[:3]
+        at_least_one("frames", num_frames)
         before = torch.arange(-num_frames, 0, device=clip.times.device)
         known = past_and_future(0, num_frames, t, b, v).to(clip.frames.device)
         return self.fill(join([blank(clip.times[:, :1] + before, clip), clip]), known, seed)
@@ -142,6 +145,8 @@ class World:
 
     def generate(self, num_frames: int, batch: int = 1, seed: int = 0) -> Clip:
         """Clips from nothing."""
+        at_least_one("frames", num_frames)
+        at_least_one("clips", batch)
         c, size = self.config.channels, self.config.size
         empty = of_frames(torch.zeros(batch, 1, num_frames, c, size, size, device=self.device))
         known = these_frames([False] * num_frames, batch).to(self.device)

@@ -128,6 +128,8 @@ def test_mcvd_partial_shows_the_frames_nearest_to_the_middle() -> None:
     assert shown == pytest.approx([0.2, part, part, 0.4 + part], abs=near)
     assert (after.sum(1) == 1).double().mean().item() == pytest.approx(0.25, abs=near)
     assert bool(after[:, 0].all())  # the future is never hidden whole here
+    both = ((after.sum(1) == 1) & (before.sum(1) == 1)).double().mean().item()
+    assert both == pytest.approx(0.25 * part, abs=2 * (0.25 * part / b) ** 0.5)  # each side by itself
 
 
 def test_mcvd_partial_without_parts_is_mcvd() -> None:

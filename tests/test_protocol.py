@@ -14,6 +14,7 @@ from maskworld.probes import protocol
 from maskworld.probes import quality as q
 from maskworld.probes.protocol import METRICS, Task, as_dict, as_table, baselines
 from maskworld.probes.references import copy_known, linear_blend
+from maskworld.probes.statistics import interval_of_sets
 
 PREDICTION, LOOKBACK, INTERPOLATION = Task(2, 3), Task(0, 3, 2), Task(2, 3, 1)
 
@@ -99,6 +100,7 @@ def test_the_best_is_chosen_for_each_metric_by_itself():
     best = report.items["best"]
     assert best["mse"] == pytest.approx(0.02**2, rel=1e-3)  # of the fog; the spot has 4 / 256 / 16
     assert best["mae"] == pytest.approx(4 / 256 / 4, rel=1e-3)  # of the spot; the fog has 0.02
+    assert [x.mean for x in report.curves["best"]] == pytest.approx([-20 * math.log10(0.02)] * 3, abs=0.01)  # fog
 
 
 def test_samples_do_not_depend_on_the_batch_they_are_drawn_in():
@@ -110,6 +112,16 @@ def test_samples_do_not_depend_on_the_batch_they_are_drawn_in():
                 np.testing.assert_array_equal(got.items[row][metric], want.items[row][metric])
     other = evaluate(oracle(0.1), clip_of, PREDICTION, num_clips=4, samples=3, seed=1)
     assert (other.items["one"]["psnr"] != want.items["one"]["psnr"]).all()
+
+
+def test_a_fill_is_asked_without_gradients():
+    weight = torch.ones(1, requires_grad=True)
+
+    def fill(clip, known, rng):
+        assert not (clip.frames * weight).requires_grad
+        return clip
+
+    evaluate(fill, clip_of, PREDICTION, num_clips=1, samples=1)
 
 
 def test_each_sample_has_its_own_seed():
@@ -210,6 +222,12 @@ def test_baselines_go_by_time_and_not_by_place():
     assert copy_known(middle, known, Rng.of(0)).frames[0, 0, 1] == 0  # of two as near, the earlier
 
 
+def test_a_blend_of_two_equal_frames_is_that_frame_bit_for_bit():
+    still = clip_of(0, t=1).frames.expand(-1, -1, 6, -1, -1, -1)
+    clip = Clip(still, torch.arange(6)[None])
+    assert torch.equal(linear_blend(clip, Task(1, 4, 1).known(), Rng.of(0)).frames, still)
+
+
 def test_a_grid_that_does_not_divide_the_frame_is_refused():
     with pytest.raises(ValueError, match="3x3"):
         copy_known(clip_of(0), torch.ones(1, 1, 6, 3, 3, dtype=torch.bool), Rng.of(0))
@@ -308,6 +326,13 @@ def test_distances_are_over_whole_clips_with_what_is_known():
     halves = [q.frechet(real[::2], fakes[1::2, j]) for j in range(3)]
     assert d.filled_halves == pytest.approx(sum(halves) / 3, rel=1e-6)
     assert d.mmd == pytest.approx(q.kernel_mmd(real, fakes.reshape(24, 2)))
+    by_clip = interval_of_sets(
+        lambda x, y: q.frechet(torch.from_numpy(x), torch.from_numpy(y).flatten(0, 1)),
+        [real.numpy(), fakes.numpy()],
+        paired=True,
+        resamples=100,
+    )
+    assert (d.pooled.low, d.pooled.high) == pytest.approx((by_clip.low, by_clip.high), rel=1e-6)
     assert d.pooled.low < d.pooled.mean < d.pooled.high and (d.extractor, d.num_frames) == ("two", 5)
 
 

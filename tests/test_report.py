@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import io
 import re
@@ -406,9 +407,14 @@ def _page(words: str = "words") -> Page:
     return Page(words, words, Facts([("PSNR", Interval(24.31, 24.1, 24.52))]), sections, words)
 
 
+@functools.cache
+def _html(words: str = "words") -> str:
+    return render(_page(words))
+
+
 @pytest.mark.parametrize("words", ["words", EVIL])
 def test_a_page_is_well_formed_and_fetches_nothing(words):
-    html = render(_page(words))
+    html = _html(words)
     reader = _Reader(html)
     for tag, attrs in reader.elements:
         for name in ("src", "href", "srcset", "poster", "data", "action"):
@@ -420,7 +426,7 @@ def test_a_page_is_well_formed_and_fetches_nothing(words):
 
 
 def test_a_page_allows_no_script_but_its_own():
-    html = render(_page(EVIL))
+    html = _html(EVIL)
     reader = _Reader(html)
     assert sum(tag == "script" for tag, _ in reader.elements) == 1
     own = re.search(r"<script>(.*)</script>", html, re.S)
@@ -430,14 +436,14 @@ def test_a_page_allows_no_script_but_its_own():
 
 
 def test_a_page_says_every_word_as_it_was_given():
-    plain, evil = _Reader(render(_page("WORD"))), _Reader(render(_page(EVIL)))
+    plain, evil = _Reader(_html("WORD")), _Reader(_html(EVIL))
     # one parse of the escaped page gives back the very words, as often as a harmless word stands there
     assert "".join(evil.words).count(EVIL) == "".join(plain.words).count("WORD") > 10
     assert [tag for tag, _ in evil.elements] == [tag for tag, _ in plain.elements]
 
 
 def test_films_on_the_page_carry_frames_states_and_timeline():
-    reader = _Reader(render(_page()))
+    reader = _Reader(_html())
     assert [s["data-states"] for s in reader.having("screen")] == ["nnnnnn", "ggffgg"]
     (film,) = reader.having("film")
     assert film["data-frames"] == "6" and float(film["data-fps"]) == 8
@@ -445,18 +451,23 @@ def test_films_on_the_page_carry_frames_states_and_timeline():
     assert [m[0] for m in marks] == ["g", "f", "g"]
     lefts = [float(re.search(r"left: ([\d.]+)%", style)[1]) for _, style in marks]
     assert lefts == pytest.approx([0, 100 / 3, 200 / 3], abs=1e-3)
-    both = [Row("a", _square(), _known("ggfggg")), Row("b", _square(4), _known("gffg"))]
-    reader = _Reader(render(Page("t", sections=[Section("s", "", [Film(both)])])))
-    widths = [re.search(r"width: ([\d.]+)%", s) for s in _styles(reader)]
-    assert [float(w[1]) for w in widths] == pytest.approx([100 / 6, 200 / 6, 50], abs=1e-3)  # any row's
     sheet = next(a["src"] for t, a in reader.elements if t == "img" and a["src"].startswith("data:image/webp"))
     image = Image.open(io.BytesIO(base64.b64decode(sheet.partition(",")[2])))
     screen = reader.having("screen")[0]
     assert image.size == (int(screen["data-columns"]) * 16, 16 * -(-6 // int(screen["data-columns"])))
 
 
+def test_a_timeline_says_filled_where_any_row_is():
+    rows = [Row("a", _square(), _known("ggfggg")), Row("b", _square(4), _known("gffg")), Row("c", _square())]
+    reader = _Reader(render(Page("t", sections=[Section("s", "", [Film(rows)])])))
+    marks = [a for t, a in reader.elements if t == "i" and "left" in (a.get("style") or "")]
+    assert [m["class"] for m in marks] == ["g", "f", "g"]
+    widths = [float(re.search(r"width: ([\d.]+)%", m["style"])[1]) for m in marks]
+    assert widths == pytest.approx([100 / 6, 200 / 6, 50], abs=1e-3)
+
+
 def test_tables_show_intervals_and_set_the_best_bold():
-    html = render(_page())
+    html = _html()
     assert '24.31 <span class="band">[24.10, 24.52]</span>' in html
     best = re.findall(r'<td class="number best">([^<]*)', html)
     assert [b.strip() for b in best] == ["24.31"]  # a column with a single number has no best one
@@ -468,7 +479,7 @@ def test_tables_show_intervals_and_set_the_best_bold():
 
 
 def test_curves_in_a_row_stand_in_one_group_and_anchors_differ():
-    reader = _Reader(render(_page()))
+    reader = _Reader(_html())
     assert len(reader.having("curves")) == 1 and len(reader.having("curve")) == 2
     anchors = [a["id"] for t, a in reader.elements if t == "section"]
     links = [a["href"] for t, a in reader.elements if t == "a"]
@@ -489,7 +500,7 @@ def test_blocks_that_make_no_sense_are_refused():
 def test_a_page_is_the_same_each_time_and_written_whole(tmp_path):
     path = tmp_path / "demo" / "report.html"
     weight = write_page(path, _page())
-    assert weight == path.stat().st_size and path.read_text("utf-8") == render(_page())
+    assert weight == path.stat().st_size and path.read_text("utf-8") == _html("words")
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
     with pytest.raises(ValueError, match="exists already"):
         _page().save(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -63,18 +62,15 @@ def factor(solver: solve.Solver, std: float, levels: list[Level]) -> float:
     return solver(gaussian_data(std), one, levels, Rng.of(0)).item()
 
 
-def ddpm_std(std: float, levels: list[Level], start: float = 1.0) -> float:
+def ddpm_std(std: float, levels: list[Level]) -> float:
     """The standard deviation that DDPM ends with on Gaussian data, exactly.
 
-    Each step is x <- f x + g noise. Noise of 0 gives f; noise of 1 for x = 0 gives g.
+    x at the end is a sum of the first x and the noise of each step, times numbers: example 0 begins with 1 and
+    never gets noise, example i begins with 0 and gets a noise of 1 in step i, and they end as those numbers.
     """
-    variance = start
-    for pair in itertools.pairwise(levels):
-        run = partial(solve.ddpm, gaussian_data(std), levels=pair, rng=Rng.of(0))
-        f = run(torch.ones(1, 1, dtype=torch.float64), noise=lambda like, _, __: torch.zeros_like(like)).item()
-        g = run(torch.zeros(1, 1, dtype=torch.float64), noise=lambda like, _, __: torch.ones_like(like)).item()
-        variance = f**2 * variance + g**2
-    return math.sqrt(variance)
+    unit = iter(torch.eye(len(levels), dtype=torch.float64)[:, :, None])
+    numbers = solve.ddpm(gaussian_data(std), next(unit), levels, Rng.of(0), noise=lambda like, level, rng: next(unit))
+    return numbers.square().sum().sqrt().item()
 
 
 # -- exact answers --------------------------------------------------------------------------------

@@ -82,6 +82,8 @@ def test_values_that_are_all_the_same_have_no_width():
     for kind in ("percentile", "bca"):
         got = s.interval([2.5] * 10, kind=kind)
         assert (got.mean, got.low, got.high) == (2.5, 2.5, 2.5)
+        uneven = s.interval([2.5] * 10, list("abbbccccdd"), kind=kind)  # how many are drawn does not matter
+        assert (uneven.low, uneven.high, uneven.n) == (2.5, 2.5, 4)
 
 
 def test_one_cluster_says_nothing_of_others():

@@ -172,6 +172,17 @@ def test_seeking_does_not_decode_everything(tmp_path, monkeypatch):
     assert 2 <= len(decoded) <= 10
 
 
+def test_a_seek_that_lands_too_late_is_not_believed(tmp_path, monkeypatch):
+    path = video.write(tmp_path / "a.mp4", numbered(30), 10)
+    shots = video._shots_of
+
+    def late(path, stream, sought=False):
+        return (shot for shot in shots(path, stream, sought) if not sought or shot.time > 2.7)
+
+    monkeypatch.setattr(video, "_shots_of", late)
+    assert numbers(video.read(path, start=2.5).frames) == [25, 26, 27, 28, 29]
+
+
 def test_gif_frames_stay_as_long_as_they_say(tmp_path):
     stills = [Image.fromarray(frame.numpy()) for frame in numbered(4, gain=40)]
     path = tmp_path / "a.gif"
@@ -354,8 +365,9 @@ def test_a_truncated_video_gives_what_it_has_and_no_more(tmp_path, name):
     assert torch.equal(some.frames, video.read(tmp_path / name, num_frames=10).frames)
     with pytest.raises(video.Truncated, match=rf"truncated: .*{info.frames} frames could be read"):
         video.read(path)
-    with pytest.raises(video.Truncated):
-        video.read(path, num_frames=info.frames + 1)
+    for wish in ({"num_frames": info.frames + 1}, {"fps": 10}, {"fps": 5, "seconds": 4}):
+        with pytest.raises(video.Truncated):
+            video.read(path, **wish)
     assert len(video.read(path, num_frames=info.frames).frames) == info.frames
     assert len(video.read(path, num_frames=info.frames, fps=10).frames) == info.frames
 
@@ -435,6 +447,19 @@ def test_no_half_of_a_file_stays(tmp_path, monkeypatch, name):
         assert [p.name for p in tmp_path.iterdir()] == [name]
     monkeypatch.undo()
     assert video.probe(old).frames == 2
+
+
+def test_a_folder_that_cannot_be_replaced_is_kept(tmp_path, monkeypatch):
+    path = video.write(tmp_path / "a", numbered(2), 10)
+
+    def full(source, target):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
+        patch.setattr(os, "replace", full)
+        video.write(path, numbered(5), 10, force=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert video.probe(path).frames == 2
 
 
 def test_what_cannot_be_written(tmp_path):

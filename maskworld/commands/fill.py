@@ -69,7 +69,8 @@ def question(world: World, video: Path | None, asked: Asked) -> Question:
     if asked.hide is not None or asked.box is not None:
         start = at or 0
         count = min(asked.frames or max(config.num_frames, total - start), total - start)
-        known = [i not in _indices(asked.hide, count) for i in range(count)] if asked.hide else [asked.box is None] * count
+        hidden = range(count) if asked.hide is None else _indices(asked.hide, count)
+        known = [i not in hidden for i in range(count)]
         span = range(start, start + count)
     else:
         span, known = _span(world, asked, at, total)
@@ -128,6 +129,8 @@ def _indices(text: str, count: int) -> set[int]:
         if len(numbers) > 2 or numbers[0] < 0 or numbers[-1] > count or (len(numbers) == 1 and numbers[0] >= count):
             raise ValueError(f"--hide {text}: the clip has frames 0 to {count - 1}")
         found |= set(range(*numbers)) if len(numbers) == 2 else set(numbers)
+    if not found:
+        raise ValueError(f"--hide {text} hides no frame: the end is not included")
     return found
 
 
@@ -175,7 +178,9 @@ def fill_command(checkpoint: str, video: Path | None, out: Path, asked: Asked, d
     samples, interrupted = _draw(world, ask, drawing)
     seconds, cpu_seconds = time.perf_counter() - clock, time.process_time() - cpu
     if not samples:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("no sample was finished")
+    if interrupted:
+        print(f"maskworld: interrupted; {len(samples)} of {drawing.samples} samples are finished", file=sys.stderr)
     _write(out, samples, ask, drawing)
     report: dict[str, Any] = {
         "command": asked.verb,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 import json as json_
 from collections.abc import Callable
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -55,7 +57,7 @@ def run(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() or fast_bf16()
+    bf16 = fast_bf16() or (torch.cuda.is_available() and torch.cuda.is_bf16_supported())
     last = train.train(
         recipe,
         out,
@@ -81,28 +83,23 @@ def train_command(name: str, argv: list[str]) -> int:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
         raise ValueError(f"no recipe is called {name}; {hint}")
     both = _joined(known[name], run)
-    return tyro.cli(both, prog=f"maskworld train {name}", args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+    values = vars(tyro.cli(both, prog=f"maskworld train {name}", args=argv, config=(tyro.conf.FlagCreatePairsOff,)))
+    own = inspect.signature(known[name]).parameters
+    recipe = known[name](**{key: values[key] for key in own})
+    return run(recipe, **{key: value for key, value in values.items() if key not in own})
 
 
-def _joined(make: Callable[..., Recipe], use: Callable[..., int]) -> Callable[[], int]:
-    """One function with the fields of both: `use(make(...), ...)`, for tyro to read."""
-
-    def fields(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def _joined(make: Callable[..., Recipe], use: Callable[..., int]) -> type:
+    """A dataclass with the fields of both, except for the recipe itself, for tyro to read."""
+    fields: dict[str, tuple[str, Any, Any]] = {}
+    for function in (use, make):
         hints = get_type_hints(function, include_extras=True)
-        found = inspect.signature(function).parameters.values()
-        return {p.name: p.replace(annotation=hints[p.name], kind=p.KEYWORD_ONLY) for p in found}
-
-    made, used = fields(make), fields(use)
-    del used["recipe"]
-    assert not made.keys() & used.keys(), f"both have {made.keys() & used.keys()}"
-
-    def both(**values: Any) -> int:
-        recipe = make(**{key: values[key] for key in made})
-        return use(recipe, **{key: values[key] for key in used})
-
-    parameters = sorted([*used.values(), *made.values()], key=lambda p: p.default is not p.empty)
-    both.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    both.__annotations__ = {p.name: p.annotation for p in parameters}
+        for name, parameter in inspect.signature(function).parameters.items():
+            assert name not in fields, f"both have {name}"
+            needed = parameter.default is parameter.empty
+            fields[name] = (name, hints[name], dataclasses.field(default=MISSING if needed else parameter.default))
+    del fields["recipe"]
+    both = dataclasses.make_dataclass("Arguments", fields.values(), kw_only=True, frozen=True)
     summary, own = inspect.getdoc(make).split(ARGS)  # type: ignore[union-attr]
     both.__doc__ = f"{summary}{ARGS}{inspect.getdoc(use).split(ARGS)[1]}\n{own}"  # type: ignore[union-attr]
     return both

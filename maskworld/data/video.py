@@ -139,10 +139,10 @@ def _probe_stream(path: Path) -> VideoInfo:
     with _open(path) as (container, stream):
         promised = _promised(container, stream)
         # An index at the front of the file promises frames that may be missing at its end: look there.
-        indexed = "mp4" in container.format.name and stream.frames > 0 and stream.duration is not None
-        if indexed and promised is not None:
+        if promised is not None and stream.frames > 0 and "mp4" in container.format.name:
             with suppress(ValueError, OSError):
-                container.seek(stream.duration + (stream.start_time or 0), stream=stream)
+                last = math.floor(promised / stream.time_base)
+                container.seek(last + (stream.start_time or 0), stream=stream)
             if _ends(stream)[1] > promised - _slack(stream):
                 fps = stream.frames / promised
                 rate = float(stream.average_rate or fps)
@@ -442,18 +442,19 @@ def _array_of(path: Path, mtime_ns: int, size: int) -> tuple[np.ndarray, float]:
 def _open(path: Path) -> Iterator[tuple[Any, Any]]:
     """(container, video stream), open only inside: PyAV's streams must not be touched after closing."""
     import av
+    from av.error import FFmpegError
+    from av.stream import Disposition
 
     try:
         container = av.open(str(path), metadata_errors="ignore")
-    except av.FFmpegError:
+    except FFmpegError:
         with path.open("rb") as file:
             head = file.read(12)
         begun = head[4:8] == b"ftyp" or head[:4] in (b"\x1aE\xdf\xa3", b"RIFF", b"GIF8")
         what = "truncated: {} begins like a video and cannot be read" if begun else "not a video: {}"
         raise (Truncated if begun else ValueError)(what.format(path)) from None
     with container:
-        pictures = av.stream.Disposition.attached_pic
-        streams = [s for s in container.streams.video if not s.disposition & pictures]
+        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
             raise ValueError(f"not a video: {path} has no moving picture in it")
         stream = streams[0]
@@ -463,21 +464,17 @@ def _open(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def _stream_shots(path: Path, start: float) -> Iterator[_Shot]:
-    import av
+    from av.error import FFmpegError
 
     if start > 0 and path.suffix.lower() != ".gif":  # GIFs have no key frames to go to
         with _open(path) as (container, stream):
+            shots = _shots_of(path, stream, sought=True)
+            key = math.floor(start / stream.time_base) + (stream.start_time or 0)
             try:
-                container.seek(
-                    math.floor(start / stream.time_base) + (stream.start_time or 0),
-                    stream=stream,
-                    backward=True,
-                )
-            except av.FFmpegError:
-                first = None
-            else:
-                shots = _shots_of(path, stream, sought=True)
+                container.seek(key, stream=stream, backward=True)
                 first = next(shots, None)
+            except FFmpegError:
+                first = None
             if first is not None and first.time <= start + _EPS:
                 yield first
                 yield from shots
@@ -508,7 +505,7 @@ def _shots_of(path: Path, stream: Any, sought: bool = False) -> Iterator[_Shot]:
 
 def _decoded(stream: Any) -> Iterator[Any]:
     """Frames in the order of showing, and None where the file is damaged."""
-    import av
+    from av.error import FFmpegError
 
     try:
         for packet in stream.container.demux(stream):
@@ -517,9 +514,9 @@ def _decoded(stream: Any) -> Iterator[Any]:
             yield from packet.decode()
         else:
             return
-    except av.FFmpegError:
+    except FFmpegError:
         pass
-    with suppress(av.FFmpegError):  # frames that the decoder's threads still hold
+    with suppress(FFmpegError):  # frames that the decoder's threads still hold
         yield from stream.codec_context.decode(None)
     yield None
 
@@ -592,7 +589,7 @@ def _fit(pixels: np.ndarray, size: tuple[int, int] | None, grey: bool, crop: Cro
     if grey:
         image = image.convert("L")
     if size is not None and size != (h, w):
-        image = image.resize(size[::-1], Image.Resampling.LANCZOS, box=_box(h, w, size, crop))
+        image = image.resize((size[1], size[0]), Image.Resampling.LANCZOS, box=_box(h, w, size, crop))
     if not grey:
         image = image.convert("RGB")
     out = np.asarray(image)
@@ -760,11 +757,12 @@ def _write_gif(place: Path, frames: np.ndarray, fps: float) -> None:
 def _paletted(frames: np.ndarray, fps: float) -> Iterator[Any]:
     """Frames of 256 colours, the same throughout so that nothing flickers; exact where 256 are enough."""
     import av
+    from av.filter import Graph
 
-    graph = av.filter.Graph()
+    graph = Graph()
     h, w = frames.shape[1:3]
     rate = Fraction(fps).limit_denominator(1001)
-    source = graph.add_buffer(width=w, height=h, format="rgb24", time_base=1 / rate)
+    source = graph.add_buffer(width=w, height=h, format=av.VideoFormat("rgb24"), time_base=1 / rate)
     split, palette = graph.add("split"), graph.add("palettegen", "reserve_transparent=0")
     use, sink = graph.add("paletteuse", "dither=sierra2_4a"), graph.add("buffersink")
     source.link_to(split)

@@ -335,7 +335,7 @@ def fill(net: MCVD, sampling: Sampling = Sampling()) -> Fill:
     mask that the model cannot honour (see `blocks_of`).
     """
     config = net.config
-    draw_block = _BlockSampler(net, sampling)
+    draw_block = BlockSampler(net, sampling)
 
     def run(clip: Clip, known: Known, rng: Rng) -> Clip:
         check_fits(known, clip.frames)
@@ -360,7 +360,7 @@ def fill(net: MCVD, sampling: Sampling = Sampling()) -> Fill:
         with torch.inference_mode(), _autocast(out.device, sampling.precision):
             for row, members in groups.items():
                 place = torch.tensor(members, device=out.device)
-                frames, keep = given[place], pixels[place].expand(-1, -1, c, h, w)
+                frames, keep = given[place], pixels[place].expand(-1, -1, c, h, w).clone()
                 for block in plans[row]:
                     _fill_block(draw_block, block, frames, keep, rng[members])
                 out[place] = frames
@@ -370,7 +370,7 @@ def fill(net: MCVD, sampling: Sampling = Sampling()) -> Fill:
     return run
 
 
-def _fill_block(draw: _BlockSampler, block: Block, frames: Tensor, keep: Tensor, rng: Rng) -> None:
+def _fill_block(draw: BlockSampler, block: Block, frames: Tensor, keep: Tensor, rng: Rng) -> None:
     """Draw one block and write it into `frames`, except where `keep` says that a pixel was given or filled."""
     b, t, c, h, w = frames.shape
     config = draw.net.config
@@ -391,7 +391,7 @@ def _fill_block(draw: _BlockSampler, block: Block, frames: Tensor, keep: Tensor,
     keep[:, lo:hi] = True
 
 
-class _BlockSampler:
+class BlockSampler:
     """Draws blocks; keeps what only depends on the times, and counts its calls."""
 
     def __init__(self, net: MCVD, sampling: Sampling):
@@ -418,12 +418,12 @@ class _BlockSampler:
         b, _, c, h, w = context.shape
         first = self.levels[0]
         start = context.new_zeros(b, config.current, c, h, w)
-        x = self._noise(start, first, rng) * (first.sigma if config.gamma else 1.0)
+        x = self.noise(start, first, rng) * (first.sigma if config.gamma else 1.0)
         seen = net.see(context, shown)
         when = self._times(shown)
         # differs: the paper conditions on whole frames alone. Known pixels within the block are put back, at the
         # noise of each level, before the network looks (replacement; Lugmayr et al. 2022 without resampling).
-        noise_of_fixed = noise.gaussian(start, rng) if fixed is not None else None
+        noise_of_fixed = noise.gaussian(start, rng) if fixed is not None else start
 
         def output(x: Tensor, time: float) -> Tensor:
             out = net(x, when(time), seen)
@@ -454,10 +454,10 @@ class _BlockSampler:
         if self.solver is solve.fpndm:
             return solve.fpndm(denoise, x, self.levels, rng, schedule=self.schedule)
         if self.solver is solve.ddpm and self.net.config.gamma:
-            return solve.ddpm(denoise, x, self.levels, rng, noise=self._noise)
+            return solve.ddpm(denoise, x, self.levels, rng, noise=self.noise)
         return self.solver(denoise, x, self.levels, rng)
 
-    def _noise(self, like: Tensor, level: Level, rng: Rng) -> Tensor:
+    def noise(self, like: Tensor, level: Level, rng: Rng) -> Tensor:
         time = torch.full((like.shape[0],), int(level.time), device=like.device)
         return _draw_noise(self.net.config, like, time, rng)
 

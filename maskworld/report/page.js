@@ -28,7 +28,7 @@
     const frames = +el.dataset.frames, fps = +el.dataset.fps;
     const screens = [...el.querySelectorAll(".screen")].map(screen);
     const timeline = el.querySelector(".timeline"), head = timeline.querySelector("b");
-    const clock = el.querySelector(".clock"), digits = String(frames - 1).length;
+    const clock = el.querySelector(".clock");
     const self = { el, playing: false, seen: true, from: 0, at: 0 };
 
     self.show = (i) => {
@@ -38,7 +38,7 @@
       head.style.left = `${(100 * i) / frames}%`;
       timeline.setAttribute("aria-valuenow", i);
       const word = WORDS[state] && ` \u00b7 ${WORDS[state]}`;
-      clock.textContent = `frame ${String(i).padStart(digits, "\u2007")}${word}`;
+      clock.textContent = `frame ${i}${word}`;
     };
     self.play = (on) => {
       self.playing = on;

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from maskworld.report.curve import Curve, svg
-from maskworld.report.film import Row, State, png, sprite, states, strip, write_whole
+from maskworld.report.film import Row, State, png, sprite, states, strip, webp, write_whole
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -270,10 +270,10 @@ _ROOM = 1040  # pixels across a page, for the videos of a film
 def _film(film: Film) -> dict[str, Any]:
     screens = []
     for row in film.rows:
-        webp, columns = sprite(row)
+        sheet, columns = sprite(row)
         t, h, w, _ = row.frames.shape
         letters = "".join(_LETTERS[state] for state in states(row))
-        source = _data("image/webp", webp)
+        source = _data("image/webp", sheet)
         screens.append(
             {"label": row.label, "source": source, "columns": columns, "states": letters} | {"t": t, "h": h, "w": w}
         )
@@ -287,7 +287,7 @@ def _film(film: Film) -> dict[str, Any]:
         "width": _screen_width(max(s["w"] for s in screens), len(screens)),
         "timeline": _timeline([s["states"] for s in screens], t),
         "caption": prose(film.caption),
-        "strip": None if still is None else {"source": _data("image/png", png(still)), "width": still.shape[1] // 2},
+        "strip": None if still is None else {"source": _data("image/webp", webp(still)), "width": still.shape[1] // 2},
     }
 
 

@@ -1,0 +1,391 @@
+"""MCVD: the paper's sizes, the order of blocks, the schedule of its samplers, and the original's own numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from maskworld import noise, solve
+from maskworld.clip import of_frames
+from maskworld.convert import mcvd as convert
+from maskworld.masks import past_and_future, these_frames
+from maskworld.nets.unet import Resample, from_depth, num_groups, to_depth
+from maskworld.noise import Level, Rng
+from maskworld.papers import mcvd
+
+GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "mcvd"
+VARIANTS = ("concat", "concat_rgb_future", "spade", "cond_emb", "cosine", "gamma")
+golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the original's numbers are not here")
+
+# -- sizes (App. A, Tab. 5; counted on the original) --------------------------------------------------
+
+PARAMETERS = {
+    "SMMNIST": (mcvd.smmnist(), 27_941_765),
+    "SMMNIST, SPATIN": (mcvd.smmnist(True), 53_953_989),
+    "SMMNIST, general": (mcvd.smmnist(future=5), 27_944_645),
+    "SMMNIST, SPATIN, general": (mcvd.smmnist(True, future=5), 54_282_309),
+    "SMMNIST, SPATIN, ten in the middle": (mcvd.smmnist(True, current=10, future=5), 54_288_074),
+    "KTH": (mcvd.kth(), 62_831_141),
+    "KTH, general": (mcvd.kth(past=5, future=5), 62_831_141),
+    "KTH, SPATIN": (mcvd.kth(True), 367_650_437),
+    "BAIR": (mcvd.bair(), 251_169_807),
+    "BAIR, two past": (mcvd.bair(past=2), 251_174_991),
+    "BAIR, general": (mcvd.bair(past=2, future=2), 251_185_359),
+    "BAIR, SPATIN": (mcvd.bair(True), 328_407_375),
+    "BAIR, SPATIN, two past": (mcvd.bair(True, past=2), 328_604_367),
+    "Cityscapes": (mcvd.cityscapes(), 262_133_775),
+    "Cityscapes, SPATIN": (mcvd.cityscapes(True), 579_159_695),
+    "UCF-101": (mcvd.ucf101(), 564_990_060),
+    "UCF-101, SPATIN": (mcvd.ucf101(True), 739_438_572),
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_of_the_papers_models(name: str) -> None:
+    config, count = PARAMETERS[name]
+    with torch.device("meta"):
+        net = mcvd.MCVD(config)
+    assert sum(value.numel() for value in net.parameters()) == count
+
+
+def test_small_fits_the_zoo() -> None:
+    """8 MB in half precision."""
+    for config in (mcvd.small(), mcvd.small(channels=3, width=32, dim_head=32)):
+        with torch.device("meta"):
+            net = mcvd.MCVD(config)
+        assert sum(value.numel() for value in net.parameters()) * 2 <= 8e6
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"current": 0}, "at least one frame"),
+        ({"past": -1}, "negative"),
+        ({"stem": 3}, "stem of 3"),
+        ({"size": 0}, "stem of 1 pixels"),
+        ({"gamma": True, "predicts": "v"}, "Gamma"),
+    ],
+)
+def test_a_configuration_that_means_nothing_is_refused(changes: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        mcvd.tiny(**changes)
+
+
+def test_frames_that_cannot_be_halved_and_heads_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(ValueError, match="18 cannot be"):
+        mcvd.MCVD(mcvd.tiny(size=18, multiples=(1, 2, 2)))
+    with pytest.raises(ValueError, match="heads of 6"):
+        mcvd.MCVD(mcvd.tiny(dim_head=6))
+
+
+# -- bricks -------------------------------------------------------------------------------------------
+
+
+def test_groups_divide_and_are_at_most_32() -> None:
+    assert [num_groups(d) for d in (4, 8, 24, 64, 96, 192, 256)] == [1, 2, 6, 16, 24, 32, 32]
+    assert all(d % num_groups(d) == 0 for d in range(4, 300, 2))
+
+
+def test_resampling_keeps_a_constant_inside_and_darkens_the_border() -> None:
+    x = torch.ones(1, 3, 8, 8, dtype=torch.float64)
+    for up, size in ((False, 4), (True, 16)):
+        y = Resample(3, up).double()(x)
+        assert y.shape == (1, 3, size, size)
+        torch.testing.assert_close(y[..., 2:-2, 2:-2], torch.ones_like(y[..., 2:-2, 2:-2]))
+        assert y[..., 0, 0].max() < 1
+
+
+def test_space_to_depth_round_trip() -> None:
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(from_depth(to_depth(x, 4), 4), x)
+    assert to_depth(x, 2)[0, 4:8, 1, 2].tolist() == x[0, 1, 2:4, 4:6].flatten().tolist()
+
+
+def test_the_network_computed_apart_is_the_network_computed_at_once() -> None:
+    """The stem's response to the context is the context's share of one convolution over everything."""
+    torch.manual_seed(0)
+    net = mcvd.MCVD(mcvd.tiny()).unet
+    x, cond = torch.randn(2, net.dim_x, 16, 16), torch.randn(2, net.dim_cond, 16, 16)
+    apart = torch.nn.functional.conv2d(x, net.stem.weight[:, : net.dim_x], net.stem.bias, padding=1)
+    torch.testing.assert_close(apart + net.see(cond).stem, net.stem(torch.cat([x, cond], 1)), atol=1e-5, rtol=0)
+
+
+def test_one_time_for_all_is_each_its_own_time() -> None:
+    """The fused norm of a sampler's step gives what the general one gives."""
+    torch.manual_seed(0)
+    net = mcvd.MCVD(mcvd.tiny()).unet.eval()
+    x, cond, label = torch.randn(3, net.dim_x, 16, 16), torch.randn(3, net.dim_cond, 16, 16), torch.tensor([7])
+    with torch.no_grad():
+        one = net(x, net.when(label), net.see(cond))
+        each = net(x, net.when(label.expand(3)), net.see(cond))
+    torch.testing.assert_close(one, each, atol=1e-5, rtol=0)
+
+
+# -- the order of blocks ------------------------------------------------------------------------------
+
+
+def plan(word: str, **changes) -> list[tuple[int, tuple[int | None, ...], tuple[int | None, ...]]]:
+    blocks = mcvd.blocks_of([c == "1" for c in word], mcvd.tiny(**changes))
+    return [(block.start, block.past, block.future) for block in blocks]
+
+
+def test_the_papers_four_cases_are_one_block_each() -> None:
+    none = (None, None)
+    assert plan("110011") == [(2, (0, 1), (4, 5))]
+    assert plan("1100") == [(2, (0, 1), none)]
+    assert plan("0011") == [(0, none, (2, 3))]
+    assert plan("00") == [(0, none, none)]
+
+
+def test_open_ends_are_filled_block_by_block_in_both_directions() -> None:
+    none = (None, None)
+    assert plan("1100000") == [(2, (0, 1), none), (4, (2, 3), none), (6, (4, 5), none)]
+    assert plan("0000011") == [(3, none, (5, 6)), (1, none, (3, 4)), (-1, none, (1, 2))]
+    assert plan("0000") == [(0, none, none), (2, (0, 1), none)]
+
+
+def test_a_wide_gap_closes_from_both_ends() -> None:
+    none = (None, None)
+    assert plan("110000011") == [(2, (0, 1), none), (5, none, (7, 8)), (4, (2, 3), (6, 7))]
+
+
+def test_incomplete_context_is_shown_only_to_models_that_know_it() -> None:
+    assert plan("1000", partial=True)[0] == (1, (None, 0), (None, None))
+    with pytest.raises(ValueError, match="continues at least 2"):
+        plan("1000")
+    # Beside a whole past an incomplete future is hidden from a model trained with whole sides.
+    assert plan("11001") == [(2, (0, 1), (None, None))]
+    assert plan("11001", partial=True) == [(2, (0, 1), (4, None))]
+
+
+@pytest.mark.parametrize("word", ["0" * 11, "11" + "0" * 9, "110001100011", "11001100110011", "000011000"])
+def test_every_unknown_frame_is_filled_once_from_frames_that_are_there(word: str) -> None:
+    there = {i for i, c in enumerate(word) if c == "1"}
+    for block in mcvd.blocks_of([c == "1" for c in word], mcvd.tiny()):
+        shown = {i for i in block.past + block.future if i is not None}
+        assert shown <= there, f"{block} is shown frames that are not there yet"
+        new = {i for i in range(block.start, block.start + 2) if 0 <= i < len(word)} - there
+        assert new, f"{block} fills nothing"
+        there |= new
+    assert there == set(range(len(word)))
+
+
+# -- the original's numbers -----------------------------------------------------------------------------
+
+
+class Feed(Rng):
+    """Draws in the original's order, from the global generator: all examples of a batch at once."""
+
+    def __init__(self, batch: int, time: Tensor):
+        super().__init__([torch.Generator() for _ in range(batch)])
+        self.time = time
+
+    def normal(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+        return torch.randn(len(self), *shape)
+
+    def gamma(self, concentration: Tensor) -> Tensor:
+        return torch._standard_gamma(concentration.float()).double()
+
+    def integers(self, low: int, high: int, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+        return self.time
+
+
+def golden_case(name: str) -> tuple[dict[str, Tensor], mcvd.MCVD]:
+    tensors = load_file(GOLDEN / f"{name}.safetensors")
+    settings = json.loads((GOLDEN / f"{name}.json").read_text())
+    state = {key.removeprefix("state_dict."): v for key, v in tensors.items() if key.startswith("state_dict.")}
+    return tensors, convert.of_state(settings, state)
+
+
+def frames(net: mcvd.MCVD, stacked: Tensor) -> Tensor:
+    return stacked.unflatten(1, (-1, net.config.channels))
+
+
+@golden
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_network_equals_the_original(name: str) -> None:
+    tensors, net = golden_case(name)
+    context = frames(net, tensors["cond"])
+    shown = torch.ones(context.shape[:2], dtype=torch.bool)
+    flag = tensors["cond_mask"].long() if "cond_mask" in tensors else None
+    with torch.no_grad():
+        y = net(frames(net, tensors["x"]), net.unet.when(tensors["t"], flag), net.see(context, shown))
+    torch.testing.assert_close(y, frames(net, tensors["y"]), atol=1e-4, rtol=0)
+
+
+@golden
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_schedule_equals_the_original(name: str) -> None:
+    tensors, net = golden_case(name)
+    ours = net.config.noise_schedule().alpha_bar.flip(0)
+    torch.testing.assert_close(ours.float(), tensors["state_dict.alphas"], rtol=2e-4, atol=1e-9)
+
+
+def sampled(
+    net: mcvd.MCVD, tensors: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch, solver: solve.Solver, denoise: bool
+) -> Tensor:
+    """Ten steps from the golden x, with the original's table, which it computed in float32."""
+    table = noise.Schedule(tensors["state_dict.alphas"].double().flip(0))
+    monkeypatch.setattr(mcvd, "_schedule", lambda config: table)
+    x = frames(net, tensors["x"])
+    draw = mcvd.BlockSampler(net, mcvd.Sampling(steps=10, solver=solver, denoise_label=denoise))
+    usual, drawn = draw.noise, []
+
+    def start_given(like: Tensor, level: Level, rng: Rng) -> Tensor:
+        drawn.append(level)
+        return x / (level.sigma if net.config.gamma else 1.0) if len(drawn) == 1 else usual(like, level, rng)
+
+    monkeypatch.setattr(draw, "noise", start_given)
+    context = frames(net, tensors["cond"])
+    shown = torch.ones(context.shape[:2], dtype=torch.bool)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return draw(context, shown, Feed(len(x), tensors["t"]), None, torch.zeros_like(x, dtype=torch.bool))
+
+
+@golden
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(("key", "denoise"), [("ddim10", True), ("ddim10_nodenoise", False)])
+def test_ddim_equals_the_original(name: str, key: str, denoise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To 1e-4; SPATIN's to 3e-4, because the first step divides the network's rounding by alpha = 0.006: run in
+    float64, ours is 1.5e-4 from the original's float32 there, and 1.8e-4 from our own."""
+    tensors, net = golden_case(name)
+    y = sampled(net, tensors, monkeypatch, solve.ddim, denoise)
+    tolerance = 3e-4 if name == "spade" else 1e-4
+    torch.testing.assert_close(y, frames(net, tensors[key]), atol=tolerance, rtol=0)
+    assert (y - frames(net, tensors[key])).abs().mean() < 2e-5
+
+
+@golden
+@pytest.mark.parametrize("name", VARIANTS)
+def test_ddpm_equals_the_original(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gamma noise is drawn in float32 there, where it cancels to about 0.016 at the noisy end."""
+    tensors, net = golden_case(name)
+    y = sampled(net, tensors, monkeypatch, solve.ddpm, True)
+    tolerance = 0.05 if name == "gamma" else 1e-4
+    torch.testing.assert_close(y, frames(net, tensors["ddpm10_seed0"]), atol=tolerance, rtol=0)
+
+
+@golden
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "cond_emb"])
+def test_the_loss_equals_the_original(name: str) -> None:
+    """Without the flagged variant, whose golden loss was taken with the past flagged as hidden and yet shown."""
+    tensors, net = golden_case(name)
+    config, context = net.config, frames(net, tensors["cond"])
+    current = frames(net, tensors["x"]).clamp(-1, 1)
+    clip = of_frames(torch.cat([context[:, : config.past], current, context[:, config.past :]], 1)[:, None])
+    known = past_and_future(config.past, config.current, config.future, len(current))
+    time = config.num_times - 1 - tensors["t"]
+    torch.manual_seed(1)
+    with torch.no_grad():
+        loss = mcvd.objective(net, clip, known, Feed(len(current), time)).total.mean()
+    tolerance = 2e-4 if name == "gamma" else 1e-6
+    torch.testing.assert_close(loss, tensors["loss_seed1_t"], rtol=tolerance, atol=0)
+
+
+@golden
+def test_a_checkpoint_with_a_tensor_too_many_or_too_few_is_refused() -> None:
+    tensors = load_file(GOLDEN / "concat.safetensors")
+    settings = json.loads((GOLDEN / "concat.json").read_text())
+    state = {k.removeprefix("state_dict."): v for k, v in tensors.items() if k.startswith("state_dict.")}
+    with pytest.raises(ValueError, match="have no place"):
+        convert.of_state(settings, state | {"unet.all_modules.99.weight": torch.zeros(1)})
+    del state["unet.all_modules.2.bias"]
+    with pytest.raises(ValueError, match=r"no unet\.all_modules\.2\.bias"):
+        convert.of_state(settings, state)
+
+
+# -- converting -----------------------------------------------------------------------------------------
+
+CONFIG = """
+data: !!python/object:argparse.Namespace {image_size: 16, channels: 1, num_frames: 2, num_frames_cond: 2}
+model: !!python/object:argparse.Namespace
+  {arch: unetmore, ngf: 8, ch_mult: [1, 2], num_res_blocks: 1, attn_resolutions: [8], n_head_channels: 8,
+   num_classes: 50, sigma_dist: linear, gff: false}
+"""
+
+
+def original_state(net: mcvd.MCVD) -> dict[str, Tensor]:
+    return {name: (t.T if flip else t).clone() for t, name, flip in convert._walk(net.unet)}
+
+
+def test_an_original_checkpoint_is_read_and_its_average_preferred(tmp_path: Path) -> None:
+    (tmp_path / "config.yml").write_text(CONFIG)
+    torch.manual_seed(0)
+    config = mcvd.tiny(future=0)
+    trained, mean = mcvd.MCVD(config), mcvd.MCVD(config)
+    model = {f"module.{name}": value for name, value in original_state(trained).items()}
+    model["module.betas"] = torch.zeros(50)
+    torch.save([model, {}, 3, 1000, original_state(mean)], tmp_path / "checkpoint_1000.pt")
+    net = convert.read(tmp_path / "checkpoint_1000.pt")
+    assert net.config == config
+    for ours, theirs in zip(net.parameters(), mean.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    torch.save([model, {}, 3, 1000], tmp_path / "no_mean.pt")
+    plain = convert.read(tmp_path / "no_mean.pt")
+    assert torch.equal(plain.unet.out.weight, trained.unet.out.weight)
+
+
+def test_what_is_no_original_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.pt").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"config\.yml"):
+        convert.read(tmp_path / "x.pt")
+    (tmp_path / "config.yml").write_text(CONFIG)
+    with pytest.raises(ValueError, match="not a checkpoint of mcvd-pytorch"):
+        convert.read(tmp_path / "x.pt")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="should hold a list"):
+        convert.read(tmp_path / "x.pt")
+    (tmp_path / "config.yml").write_text(CONFIG.replace("unetmore", "ncsn"))
+    torch.save([{}], tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="'ncsn'"):
+        convert.read(tmp_path / "x.pt")
+    (tmp_path / "config.yml").write_text("a: 1")
+    with pytest.raises(ValueError, match="`data` and `model`"):
+        convert.read(tmp_path / "x.pt")
+
+
+# -- filling in, where the answer is known ----------------------------------------------------------------
+
+
+class Perfect(mcvd.MCVD):
+    """A network that knows the answer: every frame has the grey level of the nearest shown frame before it."""
+
+    def forward(self, x: Tensor, when: Sequence[Tensor], seen: object) -> Tensor:
+        return self.answer.expand_as(x)
+
+    def see(self, context: Tensor, shown: Tensor):
+        last = context[:, self.config.past - 1 : self.config.past]
+        self.answer = torch.where(shown[:, self.config.past - 1, None, None, None, None], last, 0.0)
+        return super().see(context, shown)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "dpmpp_2m", "euler", "heun"])
+def test_a_perfect_network_is_followed_through_all_blocks(name: str) -> None:
+    """Each block continues the last: the level of the prompt arrives at the end, whatever the solver."""
+    net = Perfect(mcvd.tiny(predicts="x0", schedule="cosine")).eval()
+    clip = of_frames(torch.full((2, 1, 9, 1, 16, 16), 0.25))
+    known = these_frames([True] * 2 + [False] * 7, 2)
+    calls: list[tuple[int, int]] = []
+    sampling = mcvd.Sampling(steps=6, solver=solve.SOLVERS[name], on_call=lambda done, all_: calls.append((done, all_)))
+    filled = mcvd.fill(net, sampling)(clip, known, Rng.of(0, batch=2))
+    torch.testing.assert_close(filled.frames, clip.frames, atol=1e-3, rtol=0)
+    assert calls[-1][0] == calls[-1][1] == len(calls)
+
+
+def test_flagged_models_are_told_whether_the_past_is_shown() -> None:
+    """The original's samplers always say that it is (quirk 10)."""
+    net = mcvd.MCVD(mcvd.tiny(flagged=True))
+    time, shown = torch.tensor([3]), torch.ones(1, 4, dtype=torch.bool)
+    hidden = shown.clone()
+    hidden[:, :2] = False
+    assert not torch.equal(net.when(time, shown)[0], net.when(time, hidden)[0])
+    shown[:, 2:] = False
+    hidden[:, 2:] = False
+    assert not torch.equal(net.when(time, shown)[0], net.when(time, hidden)[0])

@@ -1,0 +1,271 @@
+"""World: the verbs are `fill` with another mask; a model that cannot be loaded is refused in words."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskworld import checkpoint, solve
+from maskworld.clip import Clip, example, of_frames, span
+from maskworld.masks import past_and_future
+from maskworld.noise import Rng
+from maskworld.papers import mcvd
+from maskworld.world import World, half, load
+
+
+@pytest.fixture(scope="module")
+def world(tiny_checkpoint) -> World:
+    return load(tiny_checkpoint).sampled(steps=3, solver="ddim")
+
+
+def clip(t: int, b: int = 1, start: int = 4) -> Clip:
+    rng = torch.Generator().manual_seed(t)
+    return of_frames(torch.rand(b, 1, t, 1, 16, 16, generator=rng) * 2 - 1, start)
+
+
+# -- verbs ------------------------------------------------------------------------------------------------
+
+
+def test_predict_continues(world):
+    start = clip(3)
+    out = world.predict(start, 5)
+    assert torch.equal(out.times, torch.arange(4, 12)[None])
+    assert torch.equal(out.frames[:, :, :3], start.frames)
+    assert out.frames[:, :, 3:].abs().max() <= 1
+    assert out.frames[:, :, 3:].std() > 0.01
+
+
+def test_lookback_precedes(world):
+    start = clip(3)
+    out = world.lookback(start, 5)
+    assert torch.equal(out.times, torch.arange(-1, 7)[None])
+    assert torch.equal(out.frames[:, :, 5:], start.frames)
+    assert out.frames[:, :, :5].std() > 0.01
+
+
+def test_interpolate_joins(world):
+    left, right = half(clip(7), 2)
+    right = span(right, 3, 5)
+    out = world.interpolate(left, right)
+    assert torch.equal(out.times, torch.arange(4, 11)[None])
+    assert torch.equal(out.frames[:, :, :2], left.frames)
+    assert torch.equal(out.frames[:, :, 5:], right.frames)
+    known = past_and_future(2, 3, 2)
+    grey = dataclasses.replace(out, frames=torch.where(known[..., None], out.frames, 0.5))
+    assert torch.equal(out.frames, world.fill(grey, known).frames)
+
+
+@pytest.mark.parametrize("start", [3, 6, 5])
+def test_interpolate_needs_one_gap(world, start):
+    left = clip(2)  # times 4 and 5
+    with pytest.raises(ValueError, match="gap"):
+        world.interpolate(left, clip(2, start=start))
+    right = dataclasses.replace(clip(2, b=2), times=torch.tensor([[8, 9], [9, 10]]))
+    with pytest.raises(ValueError, match=r"\[2, 3\]"):
+        world.interpolate(clip(2, b=2), right)
+
+
+def test_generate_makes_what_is_asked(world):
+    out = world.generate(5, batch=2)
+    assert out.shape == (2, 1, 5, 1, 16, 16)
+    assert torch.equal(out.times, torch.arange(5).expand(2, 5))
+    assert (out.frames[0] - out.frames[1]).abs().max() > 0.1
+
+
+def test_rollout_is_predict_where_the_window_is_the_context(world):
+    # Blocks draw from one stream of noise, and a block sees the two frames before it, either way.
+    start = clip(2, b=2)
+    rolled = world.rollout(start, 6, seed=3)
+    predicted = world.predict(start, 6, seed=3)
+    assert torch.equal(rolled.times, predicted.times[:, 2:])
+    torch.testing.assert_close(rolled.frames, predicted.frames[:, :, 2:], atol=1e-5, rtol=0)
+
+
+def test_fill_hides_a_box(world):
+    full = clip(6)
+    known = torch.ones(1, 1, 6, 16, 16, dtype=torch.bool)
+    known[:, :, 2:4, 4:8, 4:12] = False
+    out = world.fill(full, known)
+    there = known[:, :, :, None].expand_as(full.frames)
+    assert torch.equal(out.frames[there], full.frames[there])
+    assert (out.frames[~there] != full.frames[~there]).float().mean() > 0.9
+
+
+# -- seeds --------------------------------------------------------------------------------------------------
+
+
+def test_the_seed_says_it_all(world):
+    outs = [world.predict(clip(2), 2, seed=seed).frames for seed in (7, 7, 8)]
+    assert torch.equal(outs[0], outs[1])
+    assert (outs[0] - outs[2]).abs().max() > 0.05
+
+
+def test_global_randomness_is_neither_used_nor_touched(world):
+    torch.manual_seed(1)
+    first, after = world.generate(2).frames, torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(after, torch.rand(1))
+    assert torch.equal(first, world.generate(2).frames)
+
+
+def test_an_example_does_not_depend_on_its_batch(world):
+    torch.testing.assert_close(world.generate(4, batch=3).frames[:1], world.generate(4).frames, atol=1e-4, rtol=0)
+    many = clip(3, b=3)
+    torch.testing.assert_close(
+        world.predict(many, 3).frames[:1], world.predict(example(many, [0]), 3).frames, atol=1e-4, rtol=0
+    )
+
+
+# -- how it is sampled ----------------------------------------------------------------------------------------
+
+
+def test_sampled_changes_what_is_named_and_nothing_else(world, tiny_checkpoint):
+    plain = load(tiny_checkpoint)
+    assert plain.sampling is None
+    assert plain.sampled() == dataclasses.replace(plain, sampling=mcvd.default_sampling(plain.config))
+    calls: list[tuple[int, int]] = []
+    other = world.sampled(steps=4, on_call=lambda done, total: calls.append((done, total)))
+    assert other.sampling.steps == 4 and other.sampling.solver is solve.ddim
+    assert world.sampling.steps == 3
+    other.generate(4)
+    assert calls == [(i, 8) for i in range(1, 9)]
+    assert other.sampled(precision=torch.bfloat16).sampling.on_call is other.sampling.on_call
+
+
+def test_another_solver_draws_other_pixels(world):
+    assert (world.generate(2).frames - world.sampled(solver="heun").generate(2).frames).abs().max() > 1e-3
+
+
+def test_half_precision_is_near(world):
+    full, fast = world.predict(clip(2), 2), world.sampled(precision=torch.bfloat16).predict(clip(2), 2)
+    assert torch.equal(fast.frames[:, :, :2], full.frames[:, :, :2])
+    assert 0 < (fast.frames - full.frames).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("steps", [0, -1, 51])
+def test_steps_that_there_are_not(world, steps):
+    with pytest.raises(ValueError, match=f"between 1 and 50 steps, not {steps}"):
+        world.sampled(steps=steps)
+
+
+def test_a_solver_that_there_is_not(world):
+    with pytest.raises(ValueError, match=r"no solver is called dimm; did you mean ddim\?"):
+        world.sampled(solver="dimm")
+    with pytest.raises(ValueError, match="there are ddpm"):
+        world.sampled(solver="xyz")
+
+
+# -- what cannot be done --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frames", [0, -2])
+def test_no_frames(world, frames):
+    for verb in (world.generate, lambda n: world.predict(clip(2), n), lambda n: world.lookback(clip(2), n)):
+        with pytest.raises(ValueError, match="1 or more"):
+            verb(frames)
+    with pytest.raises(ValueError, match="1 or more"):
+        world.rollout(clip(2), frames)
+    with pytest.raises(ValueError, match="1 or more"):
+        world.generate(2, batch=frames)
+
+
+def test_less_than_the_context(world):
+    for verb in (world.predict, world.lookback, world.rollout):
+        with pytest.raises(ValueError, match=r"at least 2 frame\(s\)"):
+            verb(clip(1), 2)
+
+
+def test_other_sizes(world):
+    wide = of_frames(torch.zeros(1, 1, 2, 1, 16, 20))
+    colour = of_frames(torch.zeros(1, 1, 2, 3, 16, 16))
+    for other in (wide, colour):
+        with pytest.raises(ValueError, match="one view of 1 x 16 x 16"):
+            world.predict(other, 2)
+
+
+# -- loading ----------------------------------------------------------------------------------------------------
+
+
+def altered(tiny_checkpoint: Path, path: Path, change) -> Path:
+    tensors, about = checkpoint.read(tiny_checkpoint)
+    change(tensors, about)
+    checkpoint.write(path, tensors, about)
+    return path
+
+
+def drop_field(tensors: dict, about: dict) -> None:
+    del about["config"]["width"]
+
+
+def add_field(tensors: dict, about: dict) -> None:
+    about["config"]["colour"] = 3
+
+
+def other_family(tensors: dict, about: dict) -> None:
+    about["family"] = "maskgwm"
+
+
+def no_family(tensors: dict, about: dict) -> None:
+    del about["family"]
+
+
+def no_config(tensors: dict, about: dict) -> None:
+    del about["config"]
+
+
+def wrong_type(tensors: dict, about: dict) -> None:
+    about["config"]["size"] = "sixteen"
+
+
+def size_zero(tensors: dict, about: dict) -> None:
+    about["config"]["size"] = 0
+
+
+def wider(tensors: dict, about: dict) -> None:
+    about["config"]["width"] = 16
+
+
+def lost_weight(tensors: dict, about: dict) -> None:
+    del tensors[next(iter(tensors))]
+
+
+def nan(tensors: dict, about: dict) -> None:
+    next(iter(tensors.values())).view(-1)[0] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (drop_field, r"differs in \['width'\]"),
+        (add_field, r"differs in \['colour'\]"),
+        (other_family, "family 'maskgwm'; this version knows mcvd"),
+        (no_family, "family None"),
+        (no_config, "which configuration"),
+        (wrong_type, "configuration is damaged"),
+        (size_zero, "does not divide frames of 0"),
+        (wider, "do not fit its own configuration"),
+        (lost_weight, "do not fit its own configuration"),
+        (nan, "NaN"),
+    ],
+)
+def test_what_is_no_model_is_refused(tiny_checkpoint, tmp_path, change, says):
+    with pytest.raises(ValueError, match=says):
+        load(altered(tiny_checkpoint, tmp_path / "model.safetensors", change))
+
+
+def test_a_model_comes_back_as_it_was(tiny_checkpoint, tmp_path):
+    world = load(tiny_checkpoint)
+    tensors, about = checkpoint.read(tiny_checkpoint)
+    assert world.config == mcvd.tiny() and world.about == about
+    assert all(torch.equal(value, tensors[name]) for name, value in world.net.state_dict().items())
+    assert not world.net.training and not any(p.requires_grad for p in world.net.parameters())
+    shutil.copy(tiny_checkpoint, tmp_path / checkpoint.MODEL)
+    again = load(tmp_path)
+    rng = [Rng.of(0) for _ in range(2)]
+    known = past_and_future(2, 2, 2)
+    fills = [w.sampled(steps=2).fill_with_rng(clip(6), known, r) for w, r in zip((world, again), rng, strict=True)]
+    assert torch.equal(fills[0].frames, fills[1].frames)
