@@ -164,9 +164,7 @@ def interpolate(
     return _fill(checkpoint, video, out, Asked("interpolate", frames, past, future, at), drawing)
 
 
-def generate(
-    checkpoint: Checkpoint, out: Out, frames: int | None = None, drawing: Shared[Drawing] = Drawing()
-) -> int:
+def generate(checkpoint: Checkpoint, out: Out, frames: int | None = None, drawing: Shared[Drawing] = Drawing()) -> int:
     """Videos from nothing.
 
     Args:
@@ -296,7 +294,21 @@ def evaluate(
     from maskworld.commands.evaluate import evaluate_command
 
     return evaluate_command(
-        checkpoint, data, protocol, past, frames, future, clips, samples, steps, solver, extractor, batch, threads, seed, json
+        checkpoint,
+        data,
+        protocol,
+        past,
+        frames,
+        future,
+        clips,
+        samples,
+        steps,
+        solver,
+        extractor,
+        batch,
+        threads,
+        seed,
+        json,
     )
 
 
@@ -311,7 +323,9 @@ def doctor(json: bool = False) -> int:
     return doctor_command(json)
 
 
-def demo(out: Annotated[Path, arg(aliases=["-o"])] = Path("demo"), quick: bool = False, seed: int = 0, json: bool = False) -> int:
+def demo(
+    out: Annotated[Path, arg(aliases=["-o"])] = Path("demo"), quick: bool = False, seed: int = 0, json: bool = False
+) -> int:
     """Everything the zoo can do, on clips it has never seen, in one page.
 
     Args:

@@ -94,9 +94,7 @@ def find(name: str | Path) -> Path:
         return _of_hub(str(name).removeprefix("hub:"))
     near = difflib.get_close_matches(str(name), models, 1)
     hint = f"did you mean {near[0]}?" if near else f"the zoo has {', '.join(models) or 'none'}"
-    raise ValueError(
-        f"no checkpoint {name}: it is neither a file, a run's folder nor a name of the zoo; {hint}"
-    )
+    raise ValueError(f"no checkpoint {name}: it is neither a file, a run's folder nor a name of the zoo; {hint}")
 
 
 def _of_hub(repository: str) -> Path:

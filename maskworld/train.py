@@ -70,6 +70,11 @@ class Recipe:
     valid_clips: int = 128
     log_every: int = 20
 
+    def __post_init__(self) -> None:
+        for name in ("batch", "look_every", "valid_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is 1 or more, not {getattr(self, name)}")
+
 
 def warm_up(lr: float, steps: int) -> Callable[[int], float]:
     """Linear from 0; MCVD's first step is therefore at rate 0."""
@@ -382,9 +387,7 @@ def _resume(recipe: Recipe, run: Path, state: _State) -> None:
         i, slot = name.split(".")
         # A fused step walks through memory: the moments must lie there as their parameter does.
         like = parameters[int(i)]
-        slots.setdefault(int(i), {})[slot] = (
-            torch.empty_like(like).copy_(value) if value.shape == like.shape else value
-        )
+        slots.setdefault(int(i), {})[slot] = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
     groups = state.optimiser.state_dict()["param_groups"]
     state.optimiser.load_state_dict({"state": slots, "param_groups": groups})
     state.step, state.sums = about["step"], about.get("sums", {})

@@ -1,7 +1,7 @@
 """World: a loaded model with its verbs.
 
-    world = load("mcvd-digits")
-    clip = world.predict(prompt, num_frames=10, seed=0)
+world = load("mcvd-digits")
+clip = world.predict(prompt, num_frames=10, seed=0)
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ import jaxtyping
 
 jaxtyping.install_import_hook("maskworld", "beartype.beartype")
 
-import numpy as np
-import pytest
-import torch
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 torch.set_num_threads(1)
 

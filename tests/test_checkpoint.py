@@ -144,5 +144,5 @@ def test_all_of_the_zoo_is_whole():
 
 @pytest.mark.parametrize("name", ["hub:nobody/nothing", "hub:not a name", "hub:a/b/c", "hub:"])
 def test_the_hub_without_network(name):
-    with pytest.raises(ValueError, match="could not get model.safetensors of the hub repository"):
+    with pytest.raises(ValueError, match=r"could not get model\.safetensors of the hub repository"):
         checkpoint.find(name)

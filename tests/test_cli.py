@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,9 +90,8 @@ def test_predict_at_a_moment_is_held_against_the_video(asks, video_file, resized
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Of 8-bit frames, as the mean over frames."""
-    error = ((a.astype(float) - b) ** 2).reshape(len(b), -1).mean(1)
-    return float((10 * np.log10(255**2 / error)).mean())
+    """Of 8-bit frames, all of their pixels together."""
+    return float(10 * np.log10(255**2 / ((np.asarray(a, float) - b) ** 2).mean()))
 
 
 def test_lookback(asks, video_file, resized):
@@ -113,7 +111,9 @@ def test_interpolate(asks, video_file, resized):
     assert (held["frames"][:, 5:] == resized[5:7]).all()
     assert found["psnr"].keys() == {"one", "best", "mean", "copy", "blend"}
     blend = [(1 - k / 4) * resized[1] + k / 4 * resized[5] for k in (1, 2, 3)]
-    assert found["psnr"]["blend"] == pytest.approx(psnr(np.array(blend), resized[2:5]), abs=0.05)
+    assert found["psnr"]["blend"] == pytest.approx(psnr(blend, resized[2:5]), abs=0.01)
+    copied = psnr(resized[[1, 1, 5]], resized[2:5]), psnr(resized[[1, 5, 5]], resized[2:5])
+    assert min(abs(found["psnr"]["copy"] - value) for value in copied) < 0.01
 
 
 def test_generate(asks):
@@ -164,7 +164,8 @@ def test_without_json_it_says_what_it_did(cli, tiny_checkpoint, video_file, tmp_
     assert (code, errors) == (0, [])
     assert lines[0].startswith(f"{out}: 2 x 6 frames at 8/s, 2 filled in")
     assert lines[1].startswith("the video was 24x20 resized to 16x16")
-    assert [word in lines[2] for word in ("PSNR", "one sample", "the best", "their mean", "nearest", "blend")] == [True] * 6
+    for word in ("PSNR", "one sample", "the best", "their mean", "nearest frame", "blend"):
+        assert word in lines[2]
 
 
 # -- formats --------------------------------------------------------------------------------------------------
@@ -199,13 +200,14 @@ def test_made_clips_can_be_used(cli, asks, tmp_path):
     assert cli("data", "make", "discs", path, "--size", 16, "--frames", 6)[0] == 0
     code, lines, _ = cli("data", "inspect", path, "--json")
     found = json.loads(lines[-1])
-    assert (code, found["videos"], found["frames"], found["broken"]) == (0, 1, 6, [] if found["broken"] == [] else 0)
+    assert (code, found["videos"], found["frames"], found["broken"]) == (0, 1, 6, [])
     assert asks("predict", path)[0]["changed"] == "made grey"
 
 
 def test_made_clips_are_of_their_seed(cli, tmp_path):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        assert cli("data", "make", "digits", tmp_path / f"{name}.npz", "--clips", 2, "--frames", 3, "--seed", seed)[0] == 0
+        out = tmp_path / f"{name}.npz"
+        assert cli("data", "make", "digits", out, "--clips", 2, "--frames", 3, "--seed", seed)[0] == 0
     a, b, c = (np.load(tmp_path / f"{name}.npz")["frames"] for name in "abc")
     assert a.shape == (2, 3, 64, 64, 1)
     assert np.array_equal(a, b) and not np.array_equal(a, c) and not np.array_equal(a[0], a[1])
@@ -238,7 +240,15 @@ def test_a_truncated_video(cli, tiny_checkpoint, tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (40, 64, 64, 3), np.uint8)
     video.write(path, noise, 8.0)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert "half.mp4" in refused(cli, "predict", tiny_checkpoint, path, "-o", tmp_path / "out.npz")
+    seconds = video.probe(path).seconds
+    out = tmp_path / "out.npz"
+    assert f"half.mp4 is truncated: it breaks off after {seconds:.2f} s" in refused(
+        cli, "predict", tiny_checkpoint, path, "-o", out
+    )
+    assert "half.mp4" in refused(cli, "interpolate", tiny_checkpoint, path, "--at", f"{seconds:.2f}", "-o", out)
+    assert cli("predict", tiny_checkpoint, path, "--at", f"{seconds:.2f}", "-o", out, "--steps", 1)[0] == 0
+    path.write_bytes(path.read_bytes()[:200])
+    assert "half.mp4" in refused(cli, "predict", tiny_checkpoint, path, "-o", out)
 
 
 @pytest.mark.parametrize("shape", [(0, 16, 16, 3), (5, 0, 16, 3), (5, 16, 0, 3)])
@@ -377,16 +387,17 @@ def test_train_resume_and_use(cli, tmp_path):
     ("options", "says"),
     [
         ([], "how long to train"),
-        (["--steps", 1, "--config.size", 0], "size|stem"),
-        (["--steps", 1, "--batch", 0], "batch"),
+        (["--steps", 1, "--config.size", 0], "does not divide frames of 0"),
+        (["--steps", 1, "--batch", 0], "batch is 1 or more, not 0"),
         (["--steps", 1, "--p-hide-past", 2], "p_hide_past"),
         (["--steps", 1, "--glyphs", "/absent"], "/absent"),
     ],
 )
 def test_trainings_that_make_no_sense(cli, tmp_path, options, says):
     code, lines, errors = cli("train", "mcvd-digits", "-o", tmp_path / "run", *TINY, "--workers", 0, *options)
-    assert (code, lines, len(errors)) == (2, [], 1), errors
-    assert any(word in errors[0] for word in says.split("|"))
+    assert (code, lines) == (2, [])
+    assert len(errors) == 1 or "--config.size" in options  # tyro's own box
+    assert says in " ".join(errors) and "Traceback" not in " ".join(errors)
 
 
 # -- interrupted ----------------------------------------------------------------------------------------------
@@ -418,9 +429,8 @@ def test_an_interrupt_keeps_the_samples_that_are_finished(cli, tiny_checkpoint, 
 def test_an_interrupt_of_a_training_keeps_what_was_done(cli, tmp_path):
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "maskworld", "train", "mcvd-digits", "-o", folder, *TINY, "--minutes", 5]
-    process = subprocess.Popen(
-        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    command = [str(part) for part in command]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         deadline = time.monotonic() + 240
         while not (folder / "metrics.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:

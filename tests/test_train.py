@@ -230,7 +230,7 @@ def test_two_processes_take_the_mean_of_their_gradients(tmp_path):
         "from pathlib import Path\n"
         "import torch, test_train as t\n"
         "torch.set_num_threads(1)\n"
-        "def plain(net, clip, known, rng): return t.Loss({'e': ((net(clip.frames[:, 0, 0])) ** 2).flatten(1).mean(1)})\n"
+        "def plain(net, clip, known, rng): return t.Loss({'e': net(clip.frames[:, 0, 0]).flatten(1).abs().mean(1)})\n"
         "batch = int(sys.argv[3])\n"
         "t.run(t.simple(objective=plain, batch=batch, valid_clips=0), Path(sys.argv[2]), 4)\n"
         "if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()\n"

@@ -71,4 +71,11 @@ def doctor_command(json: bool) -> int:
     return 0
 
 
-_EXTRAS = {"transformers": "hf", "diffusers": "hf", "mujoco": "control", "pyarrow": "data", "gradio": "ui", "rerun-sdk": "viz"}
+_EXTRAS = {
+    "transformers": "hf",
+    "diffusers": "hf",
+    "mujoco": "control",
+    "pyarrow": "data",
+    "gradio": "ui",
+    "rerun-sdk": "viz",
+}

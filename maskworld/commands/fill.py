@@ -63,6 +63,9 @@ def question(world: World, video: Path | None, asked: Asked) -> Question:
         return _asked(world, torch.zeros(0, 1, 1, 1), range(0, t), [False] * t, 0, None, _fps(world), "")
     info, fps = video_.probe(video), world.about.get("data", {}).get("fps")
     rate, total = (info.fps, info.frames) if fps is None else (fps, max(int(info.seconds * fps + 1e-6), 1))
+    if asked.verb == "predict" and asked.at is None and not info.whole:
+        ends = f"{info.seconds:.2f}"
+        raise ValueError(f"{video} is truncated: it breaks off after {ends} s; --at {ends} predicts from there")
     at = None if asked.at is None else round(asked.at * rate)
     if at is not None and not 0 <= at <= total:
         raise ValueError(f"--at {asked.at:g}: the video lasts {info.seconds:g} s")
@@ -262,7 +265,11 @@ def _write(out: Path, samples: Sequence[Tensor], ask: Question, drawing: Drawing
     if out.suffix.lower() == ".npz":
         held = io.BytesIO()
         np.savez_compressed(
-            held, frames=torch.stack(pixels).numpy(), known=known.numpy(), fps=ask.fps, truth=to_uint8(ask.truth).numpy()
+            held,
+            frames=torch.stack(pixels).numpy(),
+            known=known.numpy(),
+            fps=ask.fps,
+            truth=to_uint8(ask.truth).numpy(),
         )
         out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, held.getvalue(), force=drawing.force)
@@ -286,5 +293,11 @@ def _tell(report: dict[str, Any]) -> None:
     if report["changed"]:
         print(f"the video was {report['changed']} to fit the model")
     if report["psnr"]:
-        names = {"one": "one sample", "best": "the best", "mean": "their mean", "copy": "nearest frame", "blend": "blend"}
+        names = {
+            "one": "one sample",
+            "best": "the best",
+            "mean": "their mean",
+            "copy": "nearest frame",
+            "blend": "blend",
+        }
         print("PSNR  " + ", ".join(f"{names[name]} {value:.2f}" for name, value in report["psnr"].items()) + " dB")

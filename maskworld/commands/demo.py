@@ -1,0 +1,229 @@
+"""`maskworld demo`: what the zoo can do, on clips that it has never seen, in one page."""
+
+from __future__ import annotations
+
+import json as json_
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maskworld import checkpoint
+from maskworld.clip import Clip, collate, span
+from maskworld.commands.evaluate import held_out
+from maskworld.data import video
+from maskworld.masks import past_and_future, these_frames
+from maskworld.probes.protocol import Report, Task, evaluate
+from maskworld.report.curve import Curve, Series
+from maskworld.report.curve import Span as Stretch
+from maskworld.report.film import Row, film, hide
+from maskworld.report.page import Code, Facts, Film, Interval, Note, Page, Section, Table
+from maskworld.verbs import Known
+from maskworld.world import World, load
+
+FPS = 6
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything; `quick` is for tests."""
+
+    samples: int
+    measured_clips: int
+    measured_samples: int
+    rolled: int
+
+
+FULL, QUICK = Size(3, 32, 5, 100), Size(2, 4, 2, 15)
+
+
+def demo_command(out: Path, quick: bool, seed: int, json: bool) -> int:
+    """Exit code 0, or 3 where a model of the zoo is missing."""
+    began = time.perf_counter()
+    size, models = QUICK if quick else FULL, checkpoint.zoo()
+    if not models:
+        raise ValueError("the zoo is empty: train a model first (maskworld train --help)")
+    out.mkdir(parents=True, exist_ok=True)
+    sections, scores, files = [], {}, []
+    for name in models:
+        print(f"{name}: predicts, looks back, interpolates, generates, inpaints, rolls out ...", flush=True)
+        world = load(name)
+        shown, made = _verbs(world, name, out, size, seed)
+        measured, score = _measured(world, name, size, seed)
+        sections += [*shown, measured]
+        scores[name] = score
+        files += made
+    seconds = time.perf_counter() - began
+    page = Page(
+        "maskworld: one model, every mask",
+        "A clip of video is views x time x space. A mask says what is known. A model fills in the rest. Everything "
+        "below was drawn just now, on freshly made clips that the models were not trained on: green frames were "
+        "given, orange ones filled in.",
+        Facts([("models", ", ".join(models)), ("made in", f"{seconds:.0f} s"), ("threads", str(torch.get_num_threads()))]),
+        [*sections, _next()],
+        "Every video of this page can be drawn again: the same seed gives the same pixels.",
+    )
+    report = out / "report.html"
+    weight = page.save(report, force=True)
+    print(f"\n{report.resolve()}  ({weight / 1e6:.1f} MB, made in {seconds:.0f} s): open it in a browser")
+    if json:
+        print(json_.dumps({"command": "demo", "report": str(report), "seconds": round(seconds, 1), "psnr": scores, "videos": files}))
+    return 0
+
+
+def _verbs(world: World, name: str, out: Path, size: Size, seed: int) -> tuple[list[Section], list[str]]:
+    """One section for each verb of one model, and the videos written."""
+    config, about = world.config, world.about.get("data", {})
+    p, k, f = config.past, config.current, config.future
+    source, _, _ = held_out(world, None, max(p + 2 * k + f, p + size.rolled))
+    long = source(1_000 + seed)
+    clip = span(long, 0, p + 2 * k + f)
+    files: list[str] = []
+
+    def shown(verb: str, known: Known, part: Clip, heading: str, text: str, command: str) -> Section:
+        began = time.perf_counter()
+        many = collate([part] * size.samples)
+        drawn = world.fill(many, known.expand(size.samples, *known.shape[1:]), seed)
+        seconds = time.perf_counter() - began
+        truth = Row.of("truth", part.frames[0, 0])
+        rows = [truth] if verb != "generate" else []
+        if verb == "inpaint":
+            rows.append(hide(Row.of("given", part.frames[0, 0], known[0, 0]), "given"))
+        rows += [Row.of(f"sample {i + 1}", drawn.frames[i, 0], known[0, 0]) for i in range(size.samples)]
+        path = out / f"{name}-{verb}.mp4"
+        video.write(path, film(rows), FPS, force=True)
+        files.append(str(path))
+        hidden = int((~known[0, 0].flatten(1).all(1)).sum()) * size.samples
+        caption = f"{size.samples} samples, {seconds:.1f} s: {hidden / seconds:.0f} frames a second."
+        return Section(f"{name}: {heading}", text, [Film(rows, FPS, caption, with_strip=True), Code(command)])
+
+    box = torch.ones(1, 1, p + k, config.size, config.size, dtype=torch.bool)
+    edge = config.size // 4
+    box[:, :, p:, edge : 3 * edge, edge : 3 * edge] = False
+    world_name = about.get("name", "digits")
+    sections = [
+        shown(
+            "predict", past_and_future(p, 2 * k, 0), span(clip, 0, p + 2 * k), "predict",
+            f"{p} frames are given; {2 * k} follow, in two blocks of {k}.",
+            f"maskworld data make {world_name} clip.mkv --frames {p + 2 * k}\n"
+            f"maskworld predict {name} clip.mkv --at {p / 8:g} --frames {2 * k} --samples 3 -o predicted.mp4",
+        ),
+        shown(
+            "lookback", past_and_future(0, 2 * k, f), span(clip, 0, 2 * k + f), "look back",
+            "The same network, asked for what came before.",
+            f"maskworld lookback {name} clip.mkv --frames {2 * k} --samples 3 -o before.mp4",
+        ),
+        shown(
+            "interpolate", past_and_future(p, k, f), span(clip, 0, p + k + f), "interpolate",
+            f"{k} frames between {p} and {f} given ones.",
+            f"maskworld interpolate {name} clip.mkv --frames {k} --samples 3 -o between.mp4",
+        ),
+        shown(
+            "generate", these_frames([False] * (p + k + f)), span(clip, 0, p + k + f), "generate",
+            "Nothing is given.",
+            f"maskworld generate {name} --frames {p + k + f} --samples 3 -o new.mp4",
+        ),
+        shown(
+            "inpaint", box, span(clip, 0, p + k), "inpaint",
+            f"After {p} whole frames a box in the middle of the next {k} is hidden. The model was never trained on this: "
+            "what is known of the box's surroundings is put back at every step.",
+            f"maskworld fill {name} clip.mkv --frames {p + k} --hide {p}:{p + k} --box {edge} {3 * edge} {edge} {3 * edge}"
+            " --samples 3 -o inpainted.mp4",
+        ),
+    ]  # fmt: skip
+    began = time.perf_counter()
+    prompt = span(long, 0, p)
+    rolled = world.rollout(prompt, size.rolled, seed)
+    seconds = time.perf_counter() - began
+    whole = torch.cat([prompt.frames, rolled.frames], dim=2)[0, 0]
+    known = torch.zeros(p + size.rolled, 1, 1, dtype=torch.bool)
+    known[:p] = True
+    rows = [Row.of("truth", long.frames[0, 0, : p + size.rolled]), Row.of("roll-out", whole, known)]
+    path = out / f"{name}-rollout.mp4"
+    video.write(path, film(rows), FPS, force=True)
+    files.append(str(path))
+    sections.append(
+        Section(
+            f"{name}: roll out {size.rolled} frames",
+            f"Block after block, each seeing only the {p} frames before it: what the model draws is all that it knows of "
+            "the past. Digits and discs that cross or touch may come apart as others; nothing here remembers them.",
+            [
+                Film(rows, 12, f"{seconds:.1f} s: {size.rolled / seconds:.0f} frames a second.", with_strip=True, most=12),
+                Code(f"maskworld predict {name} clip.mkv --frames {size.rolled} -o long.mp4"),
+            ],
+        )
+    )
+    return sections, files
+
+
+def _measured(world: World, name: str, size: Size, seed: int) -> tuple[Section, dict[str, Any]]:
+    """PSNR frame by frame, for prediction and interpolation, with intervals over clips."""
+    config = world.config
+    tasks = {
+        "prediction": Task(config.past, 2 * config.current, 0),
+        "interpolation": Task(config.past, config.current, config.future),
+    }
+    blocks: list[Any] = []
+    scores: dict[str, Any] = {}
+    rows = []
+    for title, task in tasks.items():
+        source, _, _ = held_out(world, None, task.frames)
+        report = evaluate(
+            world.fill_with_rng, source, task, size.measured_clips, size.measured_samples, batch=40, resamples=1000, seed=seed
+        )
+        blocks.append(_curve(report, title))
+        scores[title] = {row: round(values["psnr"].mean, 2) for row, values in report.scores.items()}
+        for row, values in report.scores.items():
+            rows.append([title, _LABELS[row].format(k=report.samples), *(_cell(values[m]) for m in ("psnr", "ssim"))])
+    table = Table(["task", "answer", "PSNR, dB", "SSIM"], rows, "With 95 % bootstrap intervals over clips.")
+    text = (
+        f"{size.measured_clips} clips, {size.measured_samples} samples of each. The mean of several samples beats a single "
+        "one in PSNR, because PSNR rewards blur where the future is open; a sample is what the model believes."
+    )
+    command = Code(f"maskworld evaluate {name} --protocol mcvd --json")
+    return Section(f"{name}: measured", text, [*blocks, table, command]), scores
+
+
+_LABELS = {
+    "best": "best of {k}",
+    "one": "one sample",
+    "mean": "mean of {k}",
+    "copy": "nearest known frame",
+    "blend": "linear blend",
+}
+
+
+def _cell(value) -> Interval:
+    return Interval(value.mean, value.low, value.high, 2 if abs(value.mean) > 2 else 3)
+
+
+def _curve(report: Report, title: str) -> Curve:
+    task = report.task
+    x = [task.past + i for i in range(task.hidden)]
+    series = []
+    for row in ("one", "mean", "copy", "blend"):
+        if row in report.curves:
+            curve = report.curves[row]
+            band = [i.low for i in curve], [i.high for i in curve]
+            label = _LABELS[row].format(k=report.samples)
+            series.append(Series(label, x, [i.mean for i in curve], *band, baseline=row in ("copy", "blend")))
+    stretches = [Stretch(task.past, task.past + task.hidden - 1, "filled in", "filled")]
+    return Curve(series, "frame", "PSNR, dB", f"{title.capitalize()}: {task.past} + {task.future} frames known", stretches)
+
+
+def _next() -> Section:
+    return Section(
+        "Your own video",
+        "Twenty minutes on two cores give a small model of one scene; a GPU and a day give more.",
+        [
+            Code(
+                "maskworld train mcvd-video --data VIDEO_OR_FOLDER --minutes 20 -o runs/mine\n"
+                "maskworld predict runs/mine VIDEO --samples 10 -o future.mp4\n"
+                "maskworld interpolate runs/mine VIDEO --samples 10 -o between.mp4\n"
+                "maskworld evaluate runs/mine VIDEO --protocol mcvd"
+            ),
+            Note("The videos of this page lie beside it as .mp4."),
+        ],
+    )
