@@ -503,7 +503,7 @@ def small(**changes) -> Config:
     limited as in min-SNR, is told which context frames are shown, and is trained with incomplete contexts too.
     """
     config = Config(
-        size=64, past=5, current=5, future=5, width=24, multiples=(1, 2, 4), blocks=1, attention=(8,), dim_head=48,
+        size=64, past=5, current=1, future=5, width=24, multiples=(1, 2, 4), blocks=1, attention=(8,), dim_head=48,
         dropout=0.0, schedule="cosine", stem=2, predicts="x0", weight="min_snr", told=True, partial=True,
     )  # fmt: skip
     return dataclasses.replace(config, **changes)

@@ -9,7 +9,7 @@ from maskworld.train import Recipe
 
 
 def mcvd_discs(
-    config: Config = small(channels=3, width=32, dim_head=32),
+    config: Config = small(channels=3),
     batch: int = 16,
     lr: float = 2e-3,
     num_discs: tuple[int, int] = (2, 4),

@@ -12,7 +12,7 @@ from maskworld.train import Recipe
 
 def mcvd_video(
     data: Path,
-    config: Config = small(channels=3, width=32, dim_head=32, past=2, current=3, future=2),
+    config: Config = small(channels=3, past=2, future=2),
     fps: float = 5.0,
     flip: bool = True,
     held_out: float = 0.2,
