@@ -329,9 +329,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 found["speed"].append(row)
                 print(_line(row), flush=True)
     print(
-        f"\nSeconds are CPU seconds; ratios plain / ours in CPU (wall) seconds. Block: {given.steps} steps of DDPM and the\n"
-        "paper's last call, as a whole; at 100: from the seconds of a call and of what ours computes once a block.\n"
-        f"Peak: GFLOP of a call per CPU second, over those of a {MATMUL} x {MATMUL} matrix product in the same precision."
+        f"\nSeconds are CPU seconds; ratios plain / ours in CPU (wall) seconds. Block: {given.steps} steps of DDPM and\n"
+        "the paper's last call, as a whole; at 100: from the seconds of a call and of what ours computes once a block.\n"
+        f"Peak: GFLOP of a call per CPU second, over those of a {MATMUL} x {MATMUL} matrix product in this precision."
     )
     try:
         checkpoint.find(given.checkpoint)
@@ -369,8 +369,9 @@ def _line(row: dict[str, Any]) -> str:
 def _table(part: dict[str, Any]) -> str:
     lines = [
         f"\nequal PSNR: {part['checkpoint']}, {part['clips']} held-out clips, {part['samples']} samples of each;",
-        f"ratios of frames/s to the plain loop of DDPM-100, {part['plain_frames_per_cpu_s']:.3g} frames per CPU second\n",
-        f"{'sampler':14}{'frames/CPU s':>13}{'ratio (wall)':>16}{'PSNR of one':>13}{'- DDPM':>24}{'of the mean':>13}{'- DDPM':>24}",
+        f"ratios of frames/s to the plain loop of DDPM-100, {part['plain_frames_per_cpu_s']:.3g} frames per CPU s\n",
+        f"{'sampler':14}{'frames/CPU s':>13}{'ratio (wall)':>16}{'PSNR of one':>13}{'- DDPM':>24}"
+        f"{'of the mean':>13}{'- DDPM':>24}",
     ]
     for row in part["rows"]:
         apart = ["{:+.2f} [{:+.2f}, {:+.2f}]".format(*row[f"psnr_{kind}_minus_ddpm"]) for kind in ("one", "mean")]

@@ -117,7 +117,7 @@ def predict(
     """What happens after a video, or after a moment of it.
 
     Args:
-        frames: how many to predict; the model's block otherwise.
+        frames: how many to predict; as many as the model sees of the past otherwise.
         past: how many known frames to show; what the model was trained to see otherwise.
         at: seconds at which the prediction begins, and is held against the video; its end otherwise.
     """
@@ -136,7 +136,7 @@ def lookback(
     """What happened before a video, or before a moment of it.
 
     Args:
-        frames: how many to fill in; the model's block otherwise.
+        frames: how many to fill in; as many as the model sees of the past otherwise.
         future: how many known frames to show; what the model was trained to see otherwise.
         at: seconds at which the known frames begin; the start of the video otherwise.
     """
@@ -156,7 +156,7 @@ def interpolate(
     """What happens between: some frames of a video are hidden, filled in, and held against the truth.
 
     Args:
-        frames: how many to hide and fill in; the model's block otherwise.
+        frames: how many to hide and fill in; as many as the model sees of the past otherwise.
         past: how many known frames to show before the gap; what the model was trained to see otherwise.
         future: how many known frames to show after the gap; what the model was trained to see otherwise.
         at: seconds at which the gap begins; as early as the past allows otherwise.
@@ -279,7 +279,7 @@ def evaluate(
         data: digits, discs, or videos to cut into clips; what the model was trained on (held out) otherwise.
         protocol: mcvd (the paper's) or openstl (errors summed over pixels).
         past: known frames before the hidden ones; the model's otherwise.
-        frames: hidden frames; twice the model's block otherwise, or one block where a future is known.
+        frames: hidden frames; otherwise as many as the model sees of the past, and twice that where no future is known.
         future: known frames after them; none otherwise.
         clips: how many clips.
         samples: fillings of each clip.

@@ -48,9 +48,7 @@ def check_fits(known: Bool[Tensor, "kb kv kt gh gw"], frames: Float[Tensor, "b v
     """Raise ValueError where a mask does not belong to these frames."""
     b, v, t, _, h, w = frames.shape
     if tuple(known.shape[:3]) != (b, v, t):
-        raise ValueError(
-            f"the mask is for (batch, views, frames) = {tuple(known.shape[:3])}, the clip has {(b, v, t)}"
-        )
+        raise ValueError(f"the mask is for (batch, views, frames) = {tuple(known.shape[:3])}, the clip has {(b, v, t)}")
     on_pixels(known[:1, :1, :1], h, w)
 
 
@@ -76,9 +74,7 @@ def mcvd(past: int, current: int, future: int, p_hide_past: float, p_hide_future
     return draw
 
 
-def mcvd_partial(
-    past: int, current: int, future: int, p_hide_past: float, p_hide_future: float, p_part: float
-) -> Draw:
+def mcvd_partial(past: int, current: int, future: int, p_hide_past: float, p_hide_future: float, p_part: float) -> Draw:
     """As `mcvd`, and where a side is shown, with probability `p_part` only its nearest 1..n frames are.
 
     differs: the paper shows each side whole or not at all; a model trained so must be given its full

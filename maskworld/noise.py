@@ -102,9 +102,7 @@ class Schedule:
     def __len__(self) -> int:
         return self.alpha_bar.shape[0]
 
-    def at(
-        self, time: Int[Tensor, " b"] | Float[Tensor, " b"]
-    ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    def at(self, time: Int[Tensor, " b"] | Float[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         """(alpha, sigma) in float64 at times from -1 (clean) to T - 1."""
         table = torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bar]).to(time.device)
         place = (time.double() + 1).clamp(0, len(self))

@@ -1,6 +1,6 @@
 """Put a trained run into the zoo: half-precision weights and their card.
 
-    python scripts/zoo.py runs/digits mcvd-digits --minutes 90 --machine "2 cores of an AMD EPYC" --scores a.json b.json
+python scripts/zoo.py runs/digits mcvd-digits --minutes 90 --machine "2 cores of an AMD EPYC" --scores a.json b.json
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def main() -> None:
     checkpoint.finite(halves, options.run)
     path = ZOO / f"{options.name}.safetensors"
     checkpoint.write(path, halves, about)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     card = {
         "name": options.name,
         "recipe": options.recipe,
@@ -53,7 +55,9 @@ def _score(report: dict) -> dict:
     kept = {key: report[key] for key in ("task", "clips", "samples", "seed")}
     kept["psnr"] = {row: values["psnr"] for row, values in report["scores"].items()}
     kept["ssim"] = {row: values["ssim"] for row, values in report["scores"].items()}
-    return kept | {"frechet": report["frechet"] and {k: report["frechet"][k] for k in ("extractor", "mean_of_trajectories")}}
+    return kept | {
+        "frechet": report["frechet"] and {k: report["frechet"][k] for k in ("extractor", "mean_of_trajectories")}
+    }
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ class Size:
     rolled: int
 
 
-FULL, QUICK = Size(3, 32, 5, 100), Size(2, 4, 2, 15)
+FULL, QUICK = Size(3, 16, 4, 100), Size(2, 3, 2, 15)
+FAR, GAP = 10, 5  # frames predicted, and frames between
 
 
 def demo_command(out: Path, quick: bool, seed: int, json: bool) -> int:
@@ -61,7 +62,9 @@ def demo_command(out: Path, quick: bool, seed: int, json: bool) -> int:
         "A clip of video is views x time x space. A mask says what is known. A model fills in the rest. Everything "
         "below was drawn just now, on freshly made clips that the models were not trained on: green frames were "
         "given, orange ones filled in.",
-        Facts([("models", ", ".join(models)), ("made in", f"{seconds:.0f} s"), ("threads", str(torch.get_num_threads()))]),
+        Facts(
+            [("models", ", ".join(models)), ("made in", f"{seconds:.0f} s"), ("threads", str(torch.get_num_threads()))]
+        ),
         [*sections, _next()],
         "Every video of this page can be drawn again: the same seed gives the same pixels.",
     )
@@ -69,17 +72,27 @@ def demo_command(out: Path, quick: bool, seed: int, json: bool) -> int:
     weight = page.save(report, force=True)
     print(f"\n{report.resolve()}  ({weight / 1e6:.1f} MB, made in {seconds:.0f} s): open it in a browser")
     if json:
-        print(json_.dumps({"command": "demo", "report": str(report), "seconds": round(seconds, 1), "psnr": scores, "videos": files}))
+        print(
+            json_.dumps(
+                {
+                    "command": "demo",
+                    "report": str(report),
+                    "seconds": round(seconds, 1),
+                    "psnr": scores,
+                    "videos": files,
+                }
+            )
+        )
     return 0
 
 
 def _verbs(world: World, name: str, out: Path, size: Size, seed: int) -> tuple[list[Section], list[str]]:
     """One section for each verb of one model, and the videos written."""
     config, about = world.config, world.about.get("data", {})
-    p, k, f = config.past, config.current, config.future
-    source, _, _ = held_out(world, None, max(p + 2 * k + f, p + size.rolled))
+    p, f = config.past, config.future
+    source, _, _ = held_out(world, None, max(p + FAR + f, p + size.rolled))
     long = source(1_000 + seed)
-    clip = span(long, 0, p + 2 * k + f)
+    clip = span(long, 0, p + FAR + f)
     files: list[str] = []
 
     def shown(verb: str, known: Known, part: Clip, heading: str, text: str, command: str) -> Section:
@@ -99,40 +112,54 @@ def _verbs(world: World, name: str, out: Path, size: Size, seed: int) -> tuple[l
         caption = f"{size.samples} samples, {seconds:.1f} s: {hidden / seconds:.0f} frames a second."
         return Section(f"{name}: {heading}", text, [Film(rows, FPS, caption, with_strip=True), Code(command)])
 
-    box = torch.ones(1, 1, p + k, config.size, config.size, dtype=torch.bool)
-    edge = config.size // 4
-    box[:, :, p:, edge : 3 * edge, edge : 3 * edge] = False
-    world_name = about.get("name", "digits")
+    box = torch.ones(1, 1, p + GAP, config.size, config.size, dtype=torch.bool)
+    low, high = config.size // 4, 3 * config.size // 4
+    box[:, :, p:, low:high, low:high] = False
+    make = f"maskworld data make {about.get('name')} clip.mkv --frames {p + FAR}\n"
     sections = [
         shown(
-            "predict", past_and_future(p, 2 * k, 0), span(clip, 0, p + 2 * k), "predict",
-            f"{p} frames are given; {2 * k} follow, in two blocks of {k}.",
-            f"maskworld data make {world_name} clip.mkv --frames {p + 2 * k}\n"
-            f"maskworld predict {name} clip.mkv --at {p / 8:g} --frames {2 * k} --samples 3 -o predicted.mp4",
+            "predict",
+            past_and_future(p, FAR, 0),
+            span(clip, 0, p + FAR),
+            "predict",
+            f"{p} frames are given; the model draws the next {FAR}.",
+            f"{make}maskworld predict {name} clip.mkv --at {p / 8:g} --frames {FAR} --samples 3 -o predicted.mp4",
         ),
         shown(
-            "lookback", past_and_future(0, 2 * k, f), span(clip, 0, 2 * k + f), "look back",
+            "lookback",
+            past_and_future(0, FAR, f),
+            span(clip, 0, FAR + f),
+            "look back",
             "The same network, asked for what came before.",
-            f"maskworld lookback {name} clip.mkv --frames {2 * k} --samples 3 -o before.mp4",
+            f"maskworld lookback {name} clip.mkv --frames {FAR} --samples 3 -o before.mp4",
         ),
         shown(
-            "interpolate", past_and_future(p, k, f), span(clip, 0, p + k + f), "interpolate",
-            f"{k} frames between {p} and {f} given ones.",
-            f"maskworld interpolate {name} clip.mkv --frames {k} --samples 3 -o between.mp4",
+            "interpolate",
+            past_and_future(p, GAP, f),
+            span(clip, 0, p + GAP + f),
+            "interpolate",
+            f"{GAP} frames between {p} and {f} given ones.",
+            f"maskworld interpolate {name} clip.mkv --frames {GAP} --samples 3 -o between.mp4",
         ),
         shown(
-            "generate", these_frames([False] * (p + k + f)), span(clip, 0, p + k + f), "generate",
+            "generate",
+            these_frames([False] * (p + FAR)),
+            span(clip, 0, p + FAR),
+            "generate",
             "Nothing is given.",
-            f"maskworld generate {name} --frames {p + k + f} --samples 3 -o new.mp4",
+            f"maskworld generate {name} --frames {p + FAR} --samples 3 -o new.mp4",
         ),
         shown(
-            "inpaint", box, span(clip, 0, p + k), "inpaint",
-            f"After {p} whole frames a box in the middle of the next {k} is hidden. The model was never trained on this: "
-            "what is known of the box's surroundings is put back at every step.",
-            f"maskworld fill {name} clip.mkv --frames {p + k} --hide {p}:{p + k} --box {edge} {3 * edge} {edge} {3 * edge}"
-            " --samples 3 -o inpainted.mp4",
+            "inpaint",
+            box,
+            span(clip, 0, p + GAP),
+            "inpaint",
+            f"After {p} whole frames a box in the middle of the next {GAP} is hidden. The model was never trained on "
+            "this: what is known around the box is put back at every step.",
+            f"maskworld fill {name} clip.mkv --frames {p + GAP} --hide {p}:{p + GAP} --box {low} {high} {low} {high} "
+            "--samples 3 -o inpainted.mp4",
         ),
-    ]  # fmt: skip
+    ]
     began = time.perf_counter()
     prompt = span(long, 0, p)
     rolled = world.rollout(prompt, size.rolled, seed)
@@ -147,10 +174,12 @@ def _verbs(world: World, name: str, out: Path, size: Size, seed: int) -> tuple[l
     sections.append(
         Section(
             f"{name}: roll out {size.rolled} frames",
-            f"Block after block, each seeing only the {p} frames before it: what the model draws is all that it knows of "
-            "the past. Digits and discs that cross or touch may come apart as others; nothing here remembers them.",
+            f"Block after block, each seeing only the {p} frames before it: what the model draws is all that it knows "
+            "of the past. What crosses or touches may come apart as something else; nothing here remembers it.",
             [
-                Film(rows, 12, f"{seconds:.1f} s: {size.rolled / seconds:.0f} frames a second.", with_strip=True, most=12),
+                Film(
+                    rows, 12, f"{seconds:.1f} s: {size.rolled / seconds:.0f} frames a second.", with_strip=True, most=12
+                ),
                 Code(f"maskworld predict {name} clip.mkv --frames {size.rolled} -o long.mp4"),
             ],
         )
@@ -162,8 +191,8 @@ def _measured(world: World, name: str, size: Size, seed: int) -> tuple[Section, 
     """PSNR frame by frame, for prediction and interpolation, with intervals over clips."""
     config = world.config
     tasks = {
-        "prediction": Task(config.past, 2 * config.current, 0),
-        "interpolation": Task(config.past, config.current, config.future),
+        "prediction": Task(config.past, FAR, 0),
+        "interpolation": Task(config.past, GAP, config.future),
     }
     blocks: list[Any] = []
     scores: dict[str, Any] = {}
@@ -171,7 +200,14 @@ def _measured(world: World, name: str, size: Size, seed: int) -> tuple[Section, 
     for title, task in tasks.items():
         source, _, _ = held_out(world, None, task.frames)
         report = evaluate(
-            world.fill_with_rng, source, task, size.measured_clips, size.measured_samples, batch=40, resamples=1000, seed=seed
+            world.fill_with_rng,
+            source,
+            task,
+            size.measured_clips,
+            size.measured_samples,
+            batch=40,
+            resamples=1000,
+            seed=seed,
         )
         blocks.append(_curve(report, title))
         scores[title] = {row: round(values["psnr"].mean, 2) for row, values in report.scores.items()}
@@ -179,8 +215,8 @@ def _measured(world: World, name: str, size: Size, seed: int) -> tuple[Section, 
             rows.append([title, _LABELS[row].format(k=report.samples), *(_cell(values[m]) for m in ("psnr", "ssim"))])
     table = Table(["task", "answer", "PSNR, dB", "SSIM"], rows, "With 95 % bootstrap intervals over clips.")
     text = (
-        f"{size.measured_clips} clips, {size.measured_samples} samples of each. The mean of several samples beats a single "
-        "one in PSNR, because PSNR rewards blur where the future is open; a sample is what the model believes."
+        f"{size.measured_clips} clips, {size.measured_samples} samples of each. The mean of several samples beats a "
+        "single one in PSNR, because PSNR rewards blur where the future is open; a sample is what the model believes."
     )
     command = Code(f"maskworld evaluate {name} --protocol mcvd --json")
     return Section(f"{name}: measured", text, [*blocks, table, command]), scores
@@ -210,7 +246,9 @@ def _curve(report: Report, title: str) -> Curve:
             label = _LABELS[row].format(k=report.samples)
             series.append(Series(label, x, [i.mean for i in curve], *band, baseline=row in ("copy", "blend")))
     stretches = [Stretch(task.past, task.past + task.hidden - 1, "filled in", "filled")]
-    return Curve(series, "frame", "PSNR, dB", f"{title.capitalize()}: {task.past} + {task.future} frames known", stretches)
+    return Curve(
+        series, "frame", "PSNR, dB", f"{title.capitalize()}: {task.past} + {task.future} frames known", stretches
+    )
 
 
 def _next() -> Section:

@@ -40,7 +40,8 @@ def evaluate_command(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     world = load(checkpoint, device).sampled(steps, solver)
     config, future = world.config, future or 0
-    hidden = frames or (config.current if future else 2 * config.current)
+    many = max(config.current, config.past)
+    hidden = frames or (many if future else 2 * many)
     task = protocol_.Task(config.past if past is None else past, hidden, future)
     source, count, cluster = held_out(world, data, task.frames)
     if count is not None and count < clips:

@@ -103,7 +103,7 @@ def _fps(world: World) -> float:
 
 def _span(world: World, asked: Asked, at: int | None, total: int) -> tuple[range, list[bool]]:
     """The frames of the clip, counted in the video's, and which of them are known."""
-    config, hidden = world.config, asked.frames or world.config.current
+    config, hidden = world.config, asked.frames or max(world.config.current, world.config.past)
     past = min(config.past, total if at is None else at) if asked.past is None else asked.past
     future = min(config.future, total) if asked.future is None else asked.future
     if asked.verb == "predict":

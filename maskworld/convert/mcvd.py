@@ -100,9 +100,7 @@ def of_state(settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> MCVD:
         with torch.no_grad():
             target.copy_(value)
     if left:
-        raise ValueError(
-            f"{len(left)} tensors of the checkpoint have no place here, {next(iter(left))} first"
-        )
+        raise ValueError(f"{len(left)} tensors of the checkpoint have no place here, {next(iter(left))} first")
     return net
 
 

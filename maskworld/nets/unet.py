@@ -104,10 +104,17 @@ class Norm(nn.Module):
             return _silu(F.group_norm(x, self.groups, weight, bias, self.eps))
         h = F.group_norm(x, self.groups, eps=self.eps)
         if seen is not None:
-            h = torch.addcmul(seen.shift, h, seen.scale)
+            h = _affine(h, seen.scale, seen.shift)
         if scale is not None and shift is not None:
-            h = torch.addcmul(shift[:, :, None, None], h, 1 + scale[:, :, None, None])
+            h = _affine(h, 1 + scale[:, :, None, None], shift[:, :, None, None])
         return _silu(h)
+
+
+# In place where nothing has to be kept for a gradient: what is small and just written is still in the cache.
+
+
+def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return torch.addcmul(shift, x, scale, out=None if torch.is_grad_enabled() else x)
 
 
 def _silu(x: Tensor) -> Tensor:

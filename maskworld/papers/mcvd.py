@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -296,9 +295,7 @@ def _block(start: int, filled: Sequence[bool], config: Config) -> Block:
         elif len(future) < config.future and past:
             future = []
     pad_past = (None,) * (config.past - len(past))
-    return Block(
-        start, pad_past + tuple(reversed(past)), tuple(future) + (None,) * (config.future - len(future))
-    )
+    return Block(start, pad_past + tuple(reversed(past)), tuple(future) + (None,) * (config.future - len(future)))
 
 
 def _refuse_blind(known: Sequence[bool], config: Config) -> None:

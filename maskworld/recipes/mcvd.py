@@ -68,7 +68,12 @@ class Look:
         past, current, future = self.config.past, self.config.current, self.config.future
         truth = to(collate([self.data(i) for i in range(self.num_clips)]), next(net.parameters()).device)
         fill = mcvd.fill(net, mcvd.default_sampling(self.config))
-        cases = {"predict": (True, False), "look back": (False, True), "interpolate": (True, True), "generate": (False,) * 2}
+        cases = {
+            "predict": (True, False),
+            "look back": (False, True),
+            "interpolate": (True, True),
+            "generate": (False,) * 2,
+        }
         rows = []
         for i in range(self.num_clips):
             rows.append(Row.of("truth", truth.frames[i, 0]))
