@@ -329,8 +329,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 found["speed"].append(row)
                 print(_line(row), flush=True)
     print(
-        f"\nSeconds are CPU seconds; ratios plain / ours in CPU (wall) seconds. Block: {given.steps} steps of DDPM and\n"
-        "the paper's last call, as a whole; at 100: from the seconds of a call and of what ours computes once a block.\n"
+        f"\nSeconds: of CPU; ratios plain / ours in CPU (wall) seconds. Block: {given.steps} steps of DDPM and\n"
+        "the paper's last call, as a whole; at 100: from a call's seconds and what ours computes once a block.\n"
         f"Peak: GFLOP of a call per CPU second, over those of a {MATMUL} x {MATMUL} matrix product in this precision."
     )
     try:

@@ -266,7 +266,7 @@ def _step(recipe: Recipe, accelerator: Accelerator, state: _State, clip: Clip, a
 def _average(mean: dict[str, Tensor], net: nn.Module, keep: float) -> None:
     now = net.state_dict()
     floats = [name for name, value in mean.items() if value.is_floating_point()]
-    torch._foreach_lerp_([mean[n] for n in floats], [now[n] for n in floats], 1 - keep)
+    torch._foreach_lerp_([mean[n] for n in floats], [now[n] for n in floats], 1 - keep)  # pyright: ignore[reportPrivateImportUsage]
     for name in mean.keys() - set(floats):
         mean[name].copy_(now[name])
 

@@ -406,6 +406,8 @@ def test_trainings_that_make_no_sense(cli, tmp_path, options, says):
 @pytest.mark.parametrize(("calls", "kept"), [(1, 0), (3, 8), (5, 16)])
 def test_an_interrupt_keeps_the_samples_that_are_finished(cli, tiny_checkpoint, tmp_path, monkeypatch, calls, kept):
     forward, made = mcvd.MCVD.forward, []
+    # A test run that was started in the background ignores the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def pressing(net, x, when, seen):
         made.append(len(x))
@@ -416,7 +418,10 @@ def test_an_interrupt_keeps_the_samples_that_are_finished(cli, tiny_checkpoint, 
     monkeypatch.setattr(mcvd.MCVD, "forward", pressing)
     out = tmp_path / "out.npz"
     command = ("generate", tiny_checkpoint, "-o", out, "--frames", 2, "--samples", 18, "--steps", 2)
-    code, _, errors = cli(*command)
+    try:
+        code, _, errors = cli(*command)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (code, len(errors)) == (130, 1)
     if kept:
         assert f"{kept} of 18 samples are finished" in errors[0]

@@ -204,7 +204,7 @@ class UNet(nn.Module):
         levels = len(multiples)
         if size % 2 ** (levels - 1):
             raise ValueError(f"{levels} levels halve the frame {levels - 1} times: {size} cannot be")
-        self.dim_x, self.dim_cond, self.size = dim_x, dim_cond, size
+        self.dim_x, self.dim_cond, self.size, self.width = dim_x, dim_cond, size, width
         dim_time = 4 * width + (width // 2 if flagged else 0)
         self.time = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
         self.flag = nn.Embedding(2, width // 2) if flagged else None
@@ -273,7 +273,7 @@ class UNet(nn.Module):
         self, label: Float[Tensor, " n"] | Int[Tensor, " n"], flag: Int[Tensor, " n"] | None = None
     ) -> list[Tensor]:
         """The scale and shift that these times give to every norm."""
-        embedded = self.time(sinusoidal(label.float(), self.time[0].in_features).to(self.stem.weight.dtype))
+        embedded = self.time(sinusoidal(label.float(), self.width).to(self.stem.weight.dtype))
         if self.flag is not None:
             flag = torch.ones_like(label, dtype=torch.long) if flag is None else flag
             embedded = torch.cat([embedded, self.flag(flag)], dim=1)

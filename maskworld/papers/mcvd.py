@@ -224,7 +224,7 @@ def default_sampling(config: Config) -> Sampling:
     """The paper's 100 steps of DDPM; for networks that do not predict the noise, a few of a second-order solver."""
     if config.predicts == "eps":
         return Sampling(steps=min(100, config.num_times))
-    return Sampling(steps=min(20, config.num_times), solver=solve.dpmpp_2m)
+    return Sampling(steps=min(5, config.num_times), solver=solve.dpmpp_2m)
 
 
 @dataclass(frozen=True)
