@@ -12,8 +12,8 @@ from maskworld.papers import mcvd
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-import mcvd as benchmark  # noqa: E402
-import plain_mcvd  # noqa: E402
+import mcvd as benchmark
+import plain_mcvd
 
 SIZES = {"num_times": 1000, "blocks": 1}
 
