@@ -30,6 +30,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     try:
         save_file(plain, beside, metadata={_KEY: json.dumps(about)})
+        beside.chmod(0o644)  # safetensors makes it private
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
