@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from plain_mcvd import Plain, condition, sample
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from maskworld import checkpoint, solve
 from maskworld.clip import Clip, collate, example, of_frames, span
@@ -72,10 +72,18 @@ def matmul(precision: torch.dtype) -> Callable[[], Tensor]:
 
 
 def gflop_of(work: Callable[[], object]) -> float:
-    """As torch counts them: matrix products, convolutions and attention."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    """Of matrix products, convolutions and attention."""
+    with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter, torch.no_grad():
         work()
     return counter.get_total_flops() / 1e9
+
+
+# torch counts its fused attention on every device but the CPU.
+_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, out_shape=None, **__: sdpa_flop_count(
+        q, k, v
+    )
+}
 
 
 # -- the two --------------------------------------------------------------------------------------

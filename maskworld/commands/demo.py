@@ -36,7 +36,7 @@ class Size:
     rolled: int
 
 
-FULL, QUICK = Size(3, 16, 4, 100), Size(2, 3, 2, 15)
+FULL, QUICK = Size(3, 12, 3, 100), Size(2, 3, 2, 15)
 FAR, GAP = 10, 5  # frames predicted, and frames between
 
 
