@@ -50,14 +50,15 @@ def load(name: str | Path, device: torch.device | str = "cpu") -> World:
 
 
 def _config(kind: type, values: Any, path: Path):
-    """A configuration from JSON, where tuples have become lists; a field too many or too few is an error."""
+    """A configuration from JSON, where tuples have become lists.
+
+    A field that it lacks is as it was before there was such a field: its default, the paper's way.
+    """
     if not isinstance(values, dict):
         raise ValueError(f"{path} does not say which configuration its weights belong to")
-    names = {field.name for field in dataclasses.fields(kind)}
-    if set(values) != names:
-        raise ValueError(
-            f"{path} was written by another version: its configuration differs in {sorted(set(values) ^ names)}"
-        )
+    unknown = set(values) - {field.name for field in dataclasses.fields(kind)}
+    if unknown:
+        raise ValueError(f"{path} was written by a newer version: its configuration has {sorted(unknown)}")
     try:
         return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
     except TypeError as error:

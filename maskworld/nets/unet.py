@@ -40,7 +40,11 @@ class Resample(nn.Module):
 
     def forward(self, x: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h2 w2"]:
         resample = F.conv_transpose2d if self.up else F.conv2d
-        return resample(x, self.kernel.to(x.dtype), stride=2, padding=1, groups=x.shape[1])
+        # In bf16 a CPU takes thirty times as long for the transposed one, which is also the other's gradient.
+        dtype = torch.float32 if x.device.type == "cpu" and x.dtype == torch.bfloat16 else x.dtype
+        with torch.autocast(x.device.type, enabled=False):
+            y = resample(x.to(dtype), self.kernel.to(dtype), stride=2, padding=1, groups=x.shape[1])
+        return y.to(x.dtype)
 
 
 # -- norms ----------------------------------------------------------------------------------------
