@@ -40,3 +40,6 @@ Fill = Callable[[Clip, Known, Rng], Clip]
 
 Predict = Callable[[Clip, Clip, Rng], Clip]
 """(prompt, ahead, rng) -> what happens; `ahead` has times, actions and cameras, and no frames to read."""
+
+Surprise = Callable[[Clip, int, Rng], Float[Tensor, "b n"]]
+"""(clip, start, rng) -> how unexpected each frame from `start` on is, after those before it. Only its order counts."""

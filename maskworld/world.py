@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from maskworld import checkpoint, solve
 from maskworld.clip import Clip, join, of_frames, span
 from maskworld.masks import past_and_future, these_frames
 from maskworld.memory.window import Window
-from maskworld.noise import Rng
+from maskworld.noise import Rng, mix
 from maskworld.papers import mcvd
 from maskworld.rollout import ahead_of, at_least_one, blank, rollout
-from maskworld.verbs import Fill, Known
+from maskworld.verbs import Fill, Known, Surprise
 
 # -- loading --------------------------------------------------------------------------------------
 
@@ -99,6 +100,14 @@ class World:
         assert isinstance(self.net, mcvd.MCVD)
         return mcvd.fill(self.net, self.sampling or mcvd.default_sampling(self.config))
 
+    @property
+    def surprise_with_rng(self) -> Surprise | None:
+        """The bare `Surprise` of the model; None where its family has none."""
+        assert isinstance(self.net, mcvd.MCVD)
+        if not self.config.past:
+            return None
+        return mcvd.surprise(self.net, precision=(self.sampling or mcvd.default_sampling(self.config)).precision)
+
     def sampled(
         self,
         steps: int | None = None,
@@ -152,6 +161,16 @@ class World:
         empty = of_frames(torch.zeros(batch, 1, num_frames, c, size, size, device=self.device))
         known = these_frames([False] * num_frames, batch).to(self.device)
         return self.fill(empty, known, seed)
+
+    def surprise(self, clip: Clip, start: int = 1, seed: int = 0) -> Float[Tensor, "b n"]:
+        """How unexpected each frame from `start` on is. Every example gets the same noise, so that films compare.
+
+        Raises ValueError for a family or a model that has no surprise.
+        """
+        watch = self.surprise_with_rng
+        if watch is None:
+            raise ValueError("this model sees no past: nothing can surprise it")
+        return watch(clip, start, Rng([torch.Generator().manual_seed(mix(seed)) for _ in range(clip.frames.shape[0])]))
 
     def rollout(self, prompt: Clip, num_frames: int, seed: int = 0) -> Clip:
         """The `num_frames` frames after a prompt, block by block, seeing only what the model was trained to see."""

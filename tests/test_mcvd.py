@@ -389,3 +389,72 @@ def test_flagged_models_are_told_whether_the_past_is_shown() -> None:
     shown[:, 2:] = False
     hidden[:, 2:] = False
     assert not torch.equal(net.when(time, shown)[0], net.when(time, hidden)[0])
+
+
+# -- what is ours: noise on the context, surprise ---------------------------------------------------
+
+
+def random_tiny(**changes) -> mcvd.MCVD:
+    torch.manual_seed(0)
+    net = mcvd.MCVD(mcvd.tiny(**changes)).eval()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.05 * torch.randn(p.shape))
+    return net
+
+
+def test_noise_on_the_context_is_for_half_of_the_examples_and_hides_nothing_else() -> None:
+    config = mcvd.tiny(context_noise=0.5)
+    context = torch.zeros(64, config.num_context, 1, 16, 16)
+    worn = mcvd._worn(config, context, Rng.of(0, batch=64))
+    deviation = worn.flatten(1).std(1)
+    touched = deviation > 0
+    assert 16 < touched.sum() < 48
+    assert deviation.max() < 0.55 and 0.1 < deviation[touched].mean() < 0.4
+    assert mcvd._worn(mcvd.tiny(), context, Rng.of(0, batch=64)) is context
+
+
+def test_resampling_in_bf16_is_that_of_float32_rounded() -> None:
+    x = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
+    for up in (False, True):
+        resample = Resample(8, up)
+        want = resample(x.float())
+        with torch.autocast("cpu", torch.bfloat16):
+            got = resample(x)
+        assert got.dtype == torch.bfloat16
+        torch.testing.assert_close(got, want.bfloat16(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("changes", [{}, {"future": 0}, {"current": 1, "told": True, "partial": True}])
+def test_surprise_looks_back_and_never_ahead(changes: dict) -> None:
+    net = random_tiny(**changes)
+    k, watch = net.config.current, mcvd.surprise(net)
+    frames = torch.rand(1, 1, 9, 1, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    before = watch(of_frames(frames), 2, Rng.of(0))
+    assert before.shape == (1, 7) and (before > 0).all()
+    other = frames.clone()
+    other[:, :, 6:] = -other[:, :, 6:]
+    after = watch(of_frames(other), 2, Rng.of(0))
+    unchanged = (6 - 2) // k * k  # frames are judged in blocks of k
+    assert torch.equal(after[:, :unchanged], before[:, :unchanged])
+    assert (after[:, unchanged:] != before[:, unchanged:]).all()
+
+
+def test_surprise_is_the_loss_of_the_estimate_at_ten_levels() -> None:
+    """For a network whose estimate of the clean frame is 0: the frame's own mean square."""
+    net = random_tiny(predicts="x0")
+    net.forward = lambda x, when, seen: torch.zeros_like(x)  # type: ignore[method-assign]
+    frames = torch.rand(2, 1, 8, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    got = mcvd.surprise(net)(of_frames(frames), 3, Rng.of(0, batch=2))
+    torch.testing.assert_close(got, (frames[:, 0, 3:] ** 2).mean((2, 3, 4)))
+
+
+def test_surprise_refuses_what_it_cannot_watch() -> None:
+    with pytest.raises(ValueError, match="sees no past"):
+        mcvd.surprise(random_tiny(past=0))
+    watch, clip = mcvd.surprise(random_tiny()), of_frames(torch.zeros(1, 1, 4, 1, 16, 16))
+    for start in (0, 4):
+        with pytest.raises(ValueError, match="of a clip of 4"):
+            watch(clip, start, Rng.of(0))
+    with pytest.raises(ValueError, match="one view of 1 x 16 x 16"):
+        watch(of_frames(torch.zeros(1, 1, 4, 3, 16, 16)), 1, Rng.of(0))

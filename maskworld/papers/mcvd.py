@@ -5,7 +5,7 @@ In training either side is hidden at random, so that one network predicts (past 
 shown), interpolates (both) and generates (neither). Longer videos are filled block by block, and what has
 been filled is the context of the next block.
 
-The order is the paper's: network - objective (Sec. 3) - fill (Sec. 3.1) - presets (App. A).
+The order is the paper's: network - objective (Sec. 3) - fill (Sec. 3.1) - surprise (ours) - presets (App. A).
 `# differs:` marks where new models depart from the paper; the presets named after data sets do not.
 """
 
@@ -28,7 +28,7 @@ from maskworld.clip import Clip
 from maskworld.masks import check_fits, on_pixels, whole_frames
 from maskworld.nets.unet import Seen, UNet, from_depth, to_depth
 from maskworld.noise import Estimate, Level, Rng, Schedule
-from maskworld.verbs import Fill, Known, Loss
+from maskworld.verbs import Fill, Known, Loss, Surprise
 
 # -- network --------------------------------------------------------------------------------------
 
@@ -495,6 +495,60 @@ def _autocast(device: torch.device, precision: torch.dtype):
     if precision == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype=precision)
+
+
+# -- surprise -------------------------------------------------------------------------------------
+
+
+def surprise(net: MCVD, num_levels: int = 10, precision: torch.dtype = torch.float32) -> Surprise:
+    """How unexpected each frame is after those before it: the denoising loss, a bound of its log-likelihood,
+    averaged over `num_levels` noise levels (as in LikePhys, 2510.11512).
+
+    The noise of an example depends on its generator alone, and not on its frames: films that are given equal
+    generators are compared under equal noise. The Surprise raises ValueError as `fill` does, for a network without
+    a past, and for a `start` outside of the clip.
+    """
+    config = net.config
+    if not config.past:
+        raise ValueError("this model sees no past: nothing can surprise it")
+    schedule = _schedule(config)
+    times = ((torch.arange(num_levels) + 0.5) / num_levels * config.num_times).long()
+
+    def run(clip: Clip, start: int, rng: Rng) -> Tensor:
+        b, v, t, c, h, w = clip.shape
+        if (v, c, h, w) != (1, config.channels, config.size, config.size):
+            raise ValueError(
+                f"this model watches one view of {config.channels} x {config.size} x {config.size} frames; "
+                f"the clip has {v} of {c} x {h} x {w}"
+            )
+        if not 0 < start < t or len(rng) != b:
+            raise ValueError(f"frames from {start} on of a clip of {t}, with {len(rng)} generators for {b} examples")
+        k = config.current
+        frames = torch.cat([clip.frames[:, 0], clip.frames[:, 0, -1:].expand(-1, k - 1, -1, -1, -1)], dim=1)
+        when = times.to(frames.device)
+        alpha, sigma = (x.to(frames.dtype)[:, None, None, None, None] for x in schedule.at(when))
+        found = frames.new_zeros(b, t - start)
+        with torch.inference_mode(), _autocast(frames.device, precision):
+            for first in range(start, t, k):
+                slots = [i if i >= 0 else None for i in range(first - config.past, first)] + [None] * config.future
+                context = frames.new_zeros(b, len(slots), c, h, w)
+                for n, i in enumerate(slots):
+                    if i is not None:
+                        context[:, n] = frames[:, i]
+                shown = torch.tensor([i is not None for i in slots], device=frames.device).expand(b, -1)
+                block = frames[:, first : first + k]
+                eps = rng.normal((num_levels, *block.shape[1:]), frames.device).to(frames.dtype)
+                for i in range(b):  # one film at all levels
+                    many = (num_levels, -1, -1, -1, -1)
+                    x = alpha * block[i] + sigma * eps[i]
+                    times_, seen = net.when(when, shown[i].expand(num_levels, -1)), context[i].expand(many)
+                    output = net(x, times_, net.see(seen, shown[i].expand(num_levels, -1)))
+                    error = (net.estimate(output, x, alpha, sigma).x0 - block[i]) ** 2
+                    stop = min(k, t - first)
+                    found[i, first - start : first - start + stop] = error.mean((0, 2, 3, 4))[:stop]
+        return found
+
+    return run
 
 
 # -- presets (App. A) -----------------------------------------------------------------------------

@@ -6,14 +6,14 @@ Sections: colours - places - screens.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from maskworld.data.discs import BAR, DARK, OCCLUDER
 from maskworld.probes.base import Again, Ranges
-from maskworld.probes.stage import VIEW, Bodies, Motion, Track, visible
+from maskworld.probes.stage import VIEW, Bodies, Motion, Numbers, Track, visible
 
 GROUND, SCREEN, WALLS = DARK, OCCLUDER, BAR
 """The colours of what no read-out looks for: the background, what hides, what stands."""
@@ -43,7 +43,7 @@ def heading(angle: float) -> Float[np.ndarray, " 2"]:
 
 def scattered(
     rng: np.random.Generator,
-    radius: Float[np.ndarray, " n"] | Sequence[float],
+    radius: Numbers,
     box: tuple[float, float, float, float] = BOUNDS,
     gap: float = 1.0,
 ) -> Float[np.ndarray, "n 2"]:

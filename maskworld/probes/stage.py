@@ -11,10 +11,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
+
+Numbers = Any
+"""What `np.asarray` takes."""
 
 VIEW = 64  # side of what the camera sees
 WALL = -1  # the number under which the bounds appear among contacts
@@ -54,13 +57,13 @@ class Bodies:
 
 
 def discs(
-    position: Float[np.ndarray, "n 2"] | Sequence[Sequence[float]],
-    velocity: Float[np.ndarray, "n 2"] | Sequence[Sequence[float]],
-    radius: Float[np.ndarray, " n"] | Sequence[float],
-    density: Float[np.ndarray, " n"] | Sequence[float] | float = 1.0,
+    position: Numbers,
+    velocity: Numbers,
+    radius: Numbers,
+    density: Numbers = 1.0,
 ) -> Bodies:
-    """Solid discs that are free to move."""
-    n = len(radius)
+    """Solid discs that are free to move: places and velocities (n, 2), radii (n,), densities (n,) or one for all."""
+    n = len(np.asarray(radius))
     return Bodies(
         position=np.asarray(position, dtype=np.float64).reshape(n, 2),
         velocity=np.asarray(velocity, dtype=np.float64).reshape(n, 2),
@@ -248,20 +251,20 @@ class Cast:
     """Puts a track together, thing by thing, in the order in which they are drawn."""
 
     num_frames: int
-    background: Sequence[float]
+    background: Numbers
     grain: int = 0
     camera: Float[np.ndarray, "t 2"] | None = None
     things: list[tuple] = field(default_factory=list)
 
     def add(
         self,
-        position: Float[np.ndarray, "t 2"] | Sequence[float],
-        half: float | Sequence[float],
-        colour: Float[np.ndarray, "t 3"] | Sequence[float],
+        position: Numbers,
+        half: Numbers,
+        colour: Numbers,
         *,
         box: bool = False,
         object: bool = True,
-        shown: Bool[np.ndarray, " t"] | bool = True,
+        shown: Numbers = True,
     ) -> int:
         """One more thing, over those before: `position` and `colour` at each frame, or once for all. Its number."""
         t = self.num_frames
