@@ -59,9 +59,9 @@ def test_gravity_drag_friction_and_kicks() -> None:
     one = discs([[32, 10]], [[1.0, 0]], [4])
     fall = simulate(one, 9, gravity=(0.0, 0.25))
     np.testing.assert_allclose(fall.velocity[:, 0, 1], 0.25 * np.arange(9), atol=1e-9)
-    steps = stage.SUBSTEPS  # the place after n small steps: g n (n + 1) / 2 of them
+    steps = stage.SUBSTEPS  # the place after n small steps: g n (n - 1) / 2 of them
     n = steps * np.arange(9)
-    np.testing.assert_allclose(fall.position[:, 0, 1], 10 + 0.25 / steps**2 * n * (n + 1) / 2, atol=1e-9)
+    np.testing.assert_allclose(fall.position[:, 0, 1], 10 + 0.25 / steps**2 * n * (n - 1) / 2, atol=1e-9)
     slower = simulate(one, 9, drag=0.1)
     np.testing.assert_allclose(slower.velocity[:, 0, 0], 0.9 ** np.arange(9), rtol=1e-9)
     stops = simulate(one, 12, friction=0.2)

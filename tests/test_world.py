@@ -240,8 +240,8 @@ def nan(tensors: dict, about: dict) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (drop_field, r"differs in \['width'\]"),
-        (add_field, r"differs in \['colour'\]"),
+        (drop_field, "its weights do not fit"),
+        (add_field, r"newer version: its configuration has \['colour'\]"),
         (other_family, "family 'maskgwm'; this version knows mcvd"),
         (no_family, "family None"),
         (no_config, "which configuration"),

@@ -48,7 +48,7 @@ class Ranges:
     palette: tuple[tuple[float, float, float], ...] = PALETTE
 
 
-def ranges_of(shift: Shift) -> Ranges:
+def ranges_of(shift: str) -> Ranges:
     """The ranges of the suite, or with one of them moved to where no training clip was."""
     moved: dict[str, dict[str, Any]] = {
         "none": {},

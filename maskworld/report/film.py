@@ -277,8 +277,11 @@ class Sprite(NamedTuple):
     columns: int
 
 
-def sprite(row: Row) -> Sprite:
-    """A row's frames as one image. Raises ValueError where they are too many or too large for its format."""
+def sprite(row: Row, weight: int | None = None) -> Sprite:
+    """A row's frames as one image of about this `weight` at most, in bytes (see `webp`).
+
+    Raises ValueError where they are too many or too large for its format.
+    """
     t, h, w, _ = row.frames.shape
     columns = min(t, int(np.ceil(np.sqrt(t * h / w))))
     lines = -(-t // columns)
@@ -288,22 +291,29 @@ def sprite(row: Row) -> Sprite:
     for i, frame in enumerate(row.frames):
         y, x = i // columns * h, i % columns * w
         sheet[y : y + h, x : x + w] = frame
-    return Sprite(webp(sheet), columns)
+    return Sprite(webp(sheet, weight), columns)
 
 
-def webp(image: UInt8[np.ndarray, "h w k"]) -> bytes:
-    """Colour, with or without alpha, as WebP: exact, or at quality 88 where that would be over LOSSLESS_UP_TO."""
+def webp(image: UInt8[np.ndarray, "h w k"], weight: int | None = None) -> bytes:
+    """Colour, with or without alpha, as WebP: exact, or at quality 88 where that would be over LOSSLESS_UP_TO.
+
+    With a `weight`, exact up to that many bytes, else of the best quality that fits; the least, 40, where none does.
+    """
     from PIL import Image
 
     picture, out = Image.fromarray(image), io.BytesIO()
+    exact_up_to = LOSSLESS_UP_TO if weight is None else min(weight, LOSSLESS_UP_TO)
     # Exact WebP is slow where it is large, so first a guess from every eighth line; it comes out at a fifth to
     # two thirds of zlib's size.
-    if 8 * len(zlib.compress(image[::8].tobytes(), 1)) <= 3 * LOSSLESS_UP_TO:
+    if 8 * len(zlib.compress(image[::8].tobytes(), 1)) <= 3 * exact_up_to:
         picture.save(out, "WEBP", lossless=True, quality=70, method=4, exact=True)
-        if out.tell() <= LOSSLESS_UP_TO:
+        if out.tell() <= exact_up_to:
             return out.getvalue()
-    out = io.BytesIO()
-    picture.save(out, "WEBP", quality=88, method=2)
+    for quality in (88,) if weight is None else (88, 75, 60, 40):
+        out = io.BytesIO()
+        picture.save(out, "WEBP", quality=quality, method=2)
+        if weight is not None and out.tell() <= weight:
+            break
     return out.getvalue()
 
 

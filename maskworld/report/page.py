@@ -12,7 +12,7 @@ import base64
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -51,13 +51,18 @@ Cell = str | int | float | Interval | None
 
 @dataclass(frozen=True)
 class Film:
-    """Videos side by side that play together, looped; `with_strip` adds stills, at most `most` of each."""
+    """Videos side by side that play together, looped; `with_strip` adds stills, at most `most` of each.
+
+    Films in sequence that are `small` stand two in a line. `weight` bounds the bytes of each video, roughly.
+    """
 
     rows: Sequence[Row]
     fps: float | int = 8
     caption: str = ""
     with_strip: bool = False
     most: int = 16
+    small: bool = False
+    weight: int | None = None
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -121,9 +126,70 @@ class Text:
     text: str
 
 
-Block = Film | Picture | Table | Facts | Code | Note | Text | Curve
+@dataclass(frozen=True)
+class Score:
+    """A number of a scale from 0 to 1, drawn as a bar with its interval, and `others` as ticks beside it by name.
+
+    Where there is no value, `why` says so; `main` of the others is drawn stronger.
+    """
+
+    value: Interval | None
+    others: Mapping[str, float] = field(default_factory=dict)
+    main: str = ""
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        if self.value is None and not self.why:
+            raise ValueError("a score that is missing wants a reason")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What was scored: its short name, what it is called and what it asks, its score, and further cells."""
+
+    name: str
+    title: str
+    text: str
+    score: Score
+    cells: Sequence[Cell] = ()
+    anchor: str = ""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Entries with their bars, in named groups; `head` names the further cells."""
+
+    groups: Sequence[tuple[str, Sequence[Entry]]]
+    head: Sequence[str] = ()
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        for _, entries in self.groups:
+            for entry in entries:
+                if len(entry.cells) != len(self.head):
+                    raise ValueError(f"{entry.name} has {len(entry.cells)} cells under a head of {len(self.head)}")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One entry by itself: a smaller heading with its score, and what is shown of it."""
+
+    entry: Entry
+    blocks: Sequence[Block] = ()
+
+
+Block = Film | Picture | Table | Facts | Code | Note | Text | Scores | Part | Curve
 
 # -- page -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number that matters most, large, with its bar and a few words of what it stands on."""
+
+    name: str
+    score: Score
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -144,6 +210,7 @@ class Page:
     facts: Facts | None = None
     sections: Sequence[Section] = ()
     footer: str = ""
+    figures: Sequence[Figure] = ()
 
     def save(self, path: Path | str, *, force: bool = False) -> int:
         """See `write_page`."""
@@ -179,10 +246,11 @@ def render(page: Page) -> str:
     return jinja.from_string(template).render(
         page=page,
         subtitle=prose(page.subtitle),
+        figures=[{"name": f.name, "text": f.text, "score": _score(f.score)} for f in page.figures],
         headline=_facts(page.facts) if page.facts else [],
         sections=sections,
         footer=prose(page.footer),
-        shown={state for s in page.sections for b in s.blocks if isinstance(b, Film) for state in _all_states(b)},
+        shown={state for s in page.sections for film in _films(s.blocks) for state in _all_states(film)},
         style=Markup(style),
         script=Markup(script),
         seal=seal,
@@ -212,12 +280,25 @@ def prose(text: str) -> Markup:
     return Markup("").join(Markup(f"<p>{p}</p>") for p in coded)
 
 
+def _films(blocks: Sequence[Block]) -> Iterator[Film]:
+    """All films, those of parts included."""
+    for block in blocks:
+        if isinstance(block, Film):
+            yield block
+        elif isinstance(block, Part):
+            yield from _films(block.blocks)
+
+
 def _side_by_side(blocks: Sequence[Block]) -> list[dict[str, Any]]:
-    """The blocks as the template takes them; curves that follow each other become one group."""
+    """The blocks as the template takes them; curves, and small films, that follow each other become one group."""
     out: list[dict[str, Any]] = []
     for block in blocks:
         if isinstance(block, Curve) and out and out[-1]["kind"] == "curves":
             out[-1]["curves"].append(_curve(block))
+        elif isinstance(block, Film) and block.small:
+            if not out or out[-1]["kind"] != "films":
+                out.append({"kind": "films", "films": []})
+            out[-1]["films"].append(_film(block))
         else:
             out.append(_block(block))
     return out
@@ -239,6 +320,10 @@ def _block(block: Block) -> dict[str, Any]:
             return {"kind": "note", "text": prose(text), "warning": warning}
         case Text(text):
             return {"kind": "text", "text": prose(text)}
+        case Scores():
+            return _scores(block)
+        case Part(entry, blocks):
+            return {"kind": "part", "entry": _entry(entry, ()), "blocks": _side_by_side(blocks)}
         case Picture(image, caption):
             source = _data("image/png", png(image))
             return {"kind": "picture", "source": source, "width": image.shape[1], "caption": prose(caption)}
@@ -270,7 +355,7 @@ _ROOM = 1040  # pixels across a page, for the videos of a film
 def _film(film: Film) -> dict[str, Any]:
     screens = []
     for row in film.rows:
-        sheet, columns = sprite(row)
+        sheet, columns = sprite(row, film.weight)
         t, h, w, _ = row.frames.shape
         letters = "".join(_LETTERS[state] for state in states(row))
         source = _data("image/webp", sheet)
@@ -284,18 +369,18 @@ def _film(film: Film) -> dict[str, Any]:
         "screens": screens,
         "t": t,
         "fps": film.fps,
-        "width": _screen_width(max(s["w"] for s in screens), len(screens)),
+        "width": _screen_width(max(s["w"] for s in screens), len(screens), _ROOM // 2 if film.small else _ROOM),
         "timeline": _timeline([s["states"] for s in screens], t),
         "caption": prose(film.caption),
         "strip": None if still is None else {"source": _data("image/webp", webp(still)), "width": still.shape[1] // 2},
     }
 
 
-def _screen_width(w: int, screens: int) -> int:
+def _screen_width(w: int, screens: int, room: int = _ROOM) -> int:
     """Pixels across one video: its largest whole multiple from 120 to 260 that lets all stand in a row."""
     gap = 18
     fits = [w * k for k in range(1, 64) if 120 <= w * k <= 260]
-    return max((x for x in fits if screens * (x + gap) - gap <= _ROOM), default=min(fits, default=min(w, 260)))
+    return max((x for x in fits if screens * (x + gap) - gap <= room), default=min(fits, default=min(w, 260)))
 
 
 def _timeline(rows: Sequence[str], t: int) -> list[tuple[str, float, float]]:
@@ -356,3 +441,43 @@ def _table(table: Table) -> dict[str, Any]:
         for name, column in zip(table.head, columns, strict=True)
     ]
     return {"kind": "table", "head": head, "rows": rows, "caption": prose(table.caption)}
+
+
+def _scores(scores: Scores) -> dict[str, Any]:
+    groups = [(name, [_entry(entry, scores.head) for entry in entries]) for name, entries in scores.groups]
+    return {"kind": "scores", "groups": groups, "head": scores.head, "caption": prose(scores.caption)}
+
+
+def _entry(entry: Entry, head: Sequence[str]) -> dict[str, Any]:
+    cells = [(name, *_shown(cell)) for name, cell in zip(head, entry.cells, strict=False)]
+    return {
+        "name": entry.name,
+        "title": entry.title,
+        "text": prose(entry.text),
+        "anchor": entry.anchor,
+        "score": _score(entry.score),
+        "cells": cells,
+    }
+
+
+def _score(score: Score) -> dict[str, Any]:
+    """Bar, whisker and ticks in per cent of the scale, and what they say in words."""
+    out: dict[str, Any] = {"why": score.why, "value": None}
+    if (value := score.value) is None:
+        return out
+    main, band = _shown(value)
+    whisker = (_percent(value.low), _percent(value.high)) if math.isfinite(value.low + value.high) else None
+    ticks = [(name, _percent(x), name == score.main) for name, x in score.others.items() if math.isfinite(x)]
+    words = [f"{main} {band}".strip(), *(f"{name} {x:.2f}" for name, x in score.others.items())]
+    return out | {
+        "value": main,
+        "band": band if whisker else "",
+        "bar": _percent(value.value),
+        "whisker": whisker,
+        "ticks": ticks,
+        "words": ", ".join(words),
+    }
+
+
+def _percent(share: float) -> float:
+    return round(100 * min(1.0, max(0.0, share)), 2)
