@@ -47,7 +47,7 @@ class Recipe:
     data       index -> one clip, endless; valid the same, held out
     lr, ema    step -> learning rate, step -> how much of the average is kept
     look       (averaged network, folder, step): draws samples to look at, every `look_every` steps
-    probes     (averaged network, step) -> numbers that are logged beside the loss
+    probes     (averaged network, step) -> numbers that are logged beside the loss, every `probes_every` steps
     """
 
     about: Mapping[str, Any]
@@ -66,12 +66,13 @@ class Recipe:
     look: Callable[[nn.Module, Path, int], None] | None = None
     look_every: int = 2000
     probes: Callable[[nn.Module, int], Mapping[str, float]] | None = None
+    probes_every: int = 2000
     valid_every: int = 1000
     valid_clips: int = 128
     log_every: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("batch", "look_every", "valid_every", "log_every"):
+        for name in ("batch", "look_every", "probes_every", "valid_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is 1 or more, not {getattr(self, name)}")
 
@@ -215,6 +216,10 @@ def train(
             if recipe.look is not None and state.step % recipe.look_every == 0:
                 with _averaged(state), autocast():
                     recipe.look(net, run / "samples", state.step)
+            if recipe.probes is not None and state.step % recipe.probes_every == 0:
+                with _averaged(state), torch.no_grad(), autocast():
+                    probed = recipe.probes(net, state.step)
+                _log(run, {"step": state.step, **{f"probes/{name}": value for name, value in probed.items()}})
             if time.monotonic() - saved > SAVE_SECONDS:
                 _save(recipe, run, state)
                 saved = time.monotonic()
@@ -300,7 +305,7 @@ def _valid_batches(recipe: Recipe) -> list[Clip]:
 
 
 def _validate(recipe: Recipe, state: _State, clips: Sequence[Clip], autocast: Autocast) -> dict[str, float]:
-    """The averaged network's loss on the same held-out clips, masks and noise every time; and the probes."""
+    """The averaged network's loss on the same held-out clips, masks and noise every time."""
     losses, device = [], next(state.net.parameters()).device
     with _averaged(state), torch.no_grad(), autocast():
         for i, clip in enumerate(clips):
@@ -308,9 +313,7 @@ def _validate(recipe: Recipe, state: _State, clips: Sequence[Clip], autocast: Au
             rng = Rng.of(recipe.seed, -1, i, batch=b)
             known = recipe.draw(b, v, t, rng).to(device)
             losses.append(recipe.objective(state.net, to(clip, device), known, rng).total)
-        probed = recipe.probes(state.net, state.step) if recipe.probes is not None else {}
-    valid = {"valid_loss": torch.cat(losses).mean().item()} if losses else {}
-    return valid | {f"probes/{name}": value for name, value in probed.items()}
+    return {"valid_loss": torch.cat(losses).mean().item()} if losses else {}
 
 
 # -- metrics ----------------------------------------------------------------------------------------

@@ -193,13 +193,14 @@ def test_validation_and_looking_do_not_disturb(tmp_path):
     looked: list = []
     run(simple(dropout=0.3, valid_every=100, valid_clips=0), tmp_path / "blind", 5)
     probes = lambda net, step: {"weight": float(next(net.parameters()).sum())}
-    watched = simple(dropout=0.3, valid_every=1, look=look, look_every=2, probes=probes)
+    watched = simple(dropout=0.3, valid_every=1, look=look, look_every=2, probes=probes, probes_every=2)
     run(watched, tmp_path / "watched", 5)
     assert_same(tmp_path / "blind", tmp_path / "watched")
     assert [step for _, step, _ in looked] == [2, 4]
     assert looked[0][0] == "samples"
-    found = [row["probes/weight"] for row in rows(tmp_path / "watched") if "valid_loss" in row]
-    assert found[1] == pytest.approx(looked[0][2].sum().item())  # both saw the averaged network
+    found = [(row["step"], row["probes/weight"]) for row in rows(tmp_path / "watched") if "probes/weight" in row]
+    assert [step for step, _ in found] == [2, 4]
+    assert found[0][1] == pytest.approx(looked[0][2].sum().item())  # both saw the averaged network
     assert watched.net.training
 
 

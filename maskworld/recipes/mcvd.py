@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ def recipe(
     p_hide: tuple[float, float, float],
     seed: int,
     look_every: int,
+    probes: Probes | None = None,
+    probes_every: int = 2000,
 ) -> Recipe:
     """A recipe for a data set; `p_hide` is (past, future, part). `about` says how to make the data again."""
     torch.manual_seed(mix(seed))  # the weights
@@ -50,7 +52,34 @@ def recipe(
         seed=seed,
         look=Look(config, valid),
         look_every=look_every,
+        probes=probes,
+        probes_every=probes_every,
     )
+
+
+class Probes:
+    """Asks the network in training whether its world persists and causes have effects: a few episodes a family.
+
+    Raises ValueError for a family that there is not, for one that wants actions, and for frames that are not the
+    probes'.
+    """
+
+    def __init__(self, config: mcvd.Config, families: Sequence[str], episodes: int):
+        from maskworld.probes.suite import Monitor, Suite, families_of
+
+        if (config.channels, config.size) != (3, 64):
+            raise ValueError("probes ask for RGB frames of 64 x 64: leave them out with --probe-every 0")
+        asked = families_of(families)
+        for family in asked:
+            if family.acts:
+                raise ValueError(f"{family.id} wants a model that takes actions, which this one does not")
+        self.config, self.monitor = config, Monitor(Suite(asked, episodes))
+
+    def __call__(self, net: nn.Module, step: int) -> Mapping[str, float]:
+        from maskworld.commands.subjects import of_world
+        from maskworld.world import World
+
+        return self.monitor(of_world(World(net, self.config, {}), "in training"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from maskworld.data.discs import Discs
 from maskworld.papers.mcvd import Config, small
-from maskworld.recipes.mcvd import recipe
+from maskworld.recipes.mcvd import Probes, recipe
 from maskworld.train import Recipe
 
 
@@ -18,6 +18,9 @@ def mcvd_discs(
     p_part: float = 0.3,
     seed: int = 0,
     look_every: int = 1000,
+    probe_every: int = 0,
+    probe_families: tuple[str, ...] = ("P1", "P3", "C1", "C2"),
+    probe_episodes: int = 10,
 ) -> Recipe:
     """Train MCVD on bouncing discs.
 
@@ -31,8 +34,16 @@ def mcvd_discs(
         p_part: how often a side that is shown is shown in part, 0..1.
         seed: of the weights, the data, what is hidden and the noise.
         look_every: steps between two strips of samples.
+        probe_every: steps between two rounds of probes, whose scores stand in metrics.jsonl; 0 asks none.
+        probe_families: which families of probes.
+        probe_episodes: episodes of each.
     """
+    if probe_every < 0:
+        raise ValueError(f"probe_every is a number of steps, or 0 for no probes, not {probe_every}")
+    probes = Probes(config, probe_families, probe_episodes) if probe_every else None
     data = Discs("train", config.num_frames, config.size, seed, num_discs)
     valid = Discs("valid", config.num_frames, config.size, seed, num_discs)
     about = {"name": "discs", "num_discs": list(num_discs)}
-    return recipe(config, data, valid, about, batch, lr, (p_hide_past, p_hide_future, p_part), seed, look_every)
+    p_hide = (p_hide_past, p_hide_future, p_part)
+    every = probe_every or 2000
+    return recipe(config, data, valid, about, batch, lr, p_hide, seed, look_every, probes, every)
