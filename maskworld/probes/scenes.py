@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -31,7 +32,7 @@ def colours(rng: np.random.Generator, n: int, ranges: Ranges) -> Float[np.ndarra
 # -- places ---------------------------------------------------------------------------------------
 
 
-def between(rng: np.random.Generator, low_high: tuple[float, float], *shape: int):
+def between(rng: np.random.Generator, low_high: tuple[float, float], *shape: int) -> Any:
     """Uniform from (low, high); a number, or an array of this shape."""
     return rng.uniform(*low_high, shape) if shape else float(rng.uniform(*low_high))
 

@@ -128,11 +128,11 @@ def simulate(
     space = pymunk.Space()
     space.gravity = gravity
     space.collision_slop, space.iterations = 0.01, 30
-    keep = (1 - drag) ** (1 / SUBSTEPS)
+    space.damping = 1 - drag
 
     def slow(body: pymunk.Body, pull, damping: float, dt: float) -> None:
-        pymunk.Body.update_velocity(body, pull, keep, dt)
-        if friction and body.velocity.length:
+        pymunk.Body.update_velocity(body, pull, damping, dt)
+        if body.velocity.length:
             body.velocity *= max(0.0, 1 - friction * dt / body.velocity.length)
 
     held, number = [], {}
@@ -142,7 +142,8 @@ def simulate(
         body = pymunk.Body(mass, float("inf"), body_type=kind)
         body.position = tuple((paths[i][0] if led else bodies.position[i]).tolist())
         if kind == pymunk.Body.DYNAMIC:
-            body.velocity_func = slow
+            if friction:  # calls back into Python at every substep
+                body.velocity_func = slow
             body.velocity = tuple(bodies.velocity[i].tolist())
         held.append(body)
         space.add(body)

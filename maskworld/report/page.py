@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Interval(NamedTuple):
-    """A number and its interval of confidence, shown as 24.31 [24.10, 24.52]."""
+    """A number and its interval of confidence, shown as 24.31 [24.10, 24.52]; as 24.31 where it has no ends."""
 
     value: float
     low: float
@@ -41,8 +41,8 @@ class Interval(NamedTuple):
     digits: int = 2
 
     def __str__(self) -> str:
-        value, low, high = (f"{x:.{self.digits}f}" for x in self[:3])
-        return f"{value} [{low}, {high}]"
+        value, low, high = (f"{x:z.{self.digits}f}" for x in self[:3])
+        return f"{value} [{low}, {high}]" if math.isfinite(self.low + self.high) else value
 
 
 Cell = str | int | float | Interval | None
@@ -243,6 +243,7 @@ def render(page: Page) -> str:
         {"anchor": anchor, "heading": s.heading, "text": prose(s.text), "blocks": _side_by_side(s.blocks)}
         for anchor, s in zip(anchors, page.sections, strict=True)
     ]
+    shown = [{state for film in _films(s.blocks) for state in _all_states(film)} for s in page.sections]
     return jinja.from_string(template).render(
         page=page,
         subtitle=prose(page.subtitle),
@@ -250,7 +251,8 @@ def render(page: Page) -> str:
         headline=_facts(page.facts) if page.facts else [],
         sections=sections,
         footer=prose(page.footer),
-        shown={state for s in page.sections for film in _films(s.blocks) for state in _all_states(film)},
+        shown={state for states_ in shown for state in states_},
+        keyed=next((i for i, states_ in enumerate(shown) if states_ - {"plain"}), None),
         style=Markup(style),
         script=Markup(script),
         seal=seal,
@@ -471,7 +473,7 @@ def _score(score: Score) -> dict[str, Any]:
     words = [f"{main} {band}".strip(), *(f"{name} {x:.2f}" for name, x in score.others.items())]
     return out | {
         "value": main,
-        "band": band if whisker else "",
+        "band": band,
         "bar": _percent(value.value),
         "whisker": whisker,
         "ticks": ticks,
