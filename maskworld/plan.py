@@ -1,0 +1,169 @@
+"""Choosing actions over anything that foretells what they cost: random shooting, the cross-entropy method, MPPI.
+
+A planner knows nothing of the world. It hands candidates to `cost`, which may run a simulator or read predicted
+pictures, and each call of `cost` gets `num` candidates: the budget stands in the arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from maskworld.noise import Rng
+
+Cost = Callable[[Float[Tensor, "n t a"]], Float[Tensor, " n"]]
+"""What each of n sequences of actions would cost; finite, lower is better."""
+Bound = int | float | Float[Tensor, " a"]
+"""The least or greatest action, of all channels or of each."""
+
+
+class Plan(NamedTuple):
+    """The actions chosen, what they are said to cost, and the cost of the best known after each iteration."""
+
+    actions: Float[Tensor, "t a"]
+    cost: float
+    costs: Float[Tensor, " i"]
+
+
+def random_shooting(cost: Cost, low: Bound, high: Bound, shape: tuple[int, int], num: int, rng: Rng) -> Plan:
+    """The best of `num` sequences drawn uniformly between `low` and `high`; `shape` is (steps, channels)."""
+    low_, high_ = _bounds(low, high, shape)
+    _check_budget(num=num)
+    candidates = low_ + (high_ - low_) * _uniform(num, shape, rng)
+    costs = _asked(cost, candidates)
+    best = int(costs.argmin())
+    return Plan(candidates[best], float(costs[best]), costs[best : best + 1])
+
+
+def cem(
+    cost: Cost,
+    low: Bound,
+    high: Bound,
+    shape: tuple[int, int],
+    num: int,
+    iterations: int,
+    elites: int,
+    rng: Rng,
+    *,
+    mean: Float[Tensor, "t a"] | None = None,
+    std: float | Float[Tensor, "t a"] | None = None,
+) -> Plan:
+    """The cross-entropy method (Rubinstein 1999): draw `num`, fit a normal to the best `elites`, draw again.
+
+    Args:
+        cost: of candidates, n x t x a.
+        low, high: bounds; what is drawn beyond them is moved to them.
+        shape: (steps, channels) of a plan.
+        num: candidates in each iteration.
+        iterations: how often they are drawn; cost is asked num x iterations times.
+        elites: how many of them shape the next draw.
+        rng: one generator.
+        mean: where to begin; half way between the bounds if None. It is itself the first candidate.
+        std: how widely to begin; a quarter of the way between the bounds if None.
+
+    The plan is the best candidate of all iterations.
+    """
+    low_, high_ = _bounds(low, high, shape)
+    _check_budget(num=num, iterations=iterations, elites=elites)
+    if elites > num:
+        raise ValueError(f"{elites} elites of {num} candidates")
+    centre, spread = _start(low_, high_, mean, std)
+    best, best_cost, costs = centre, float("inf"), []
+    for i in range(iterations):
+        candidates = (centre + spread * _normal(num, shape, rng)).clamp(low_, high_)
+        if i == 0:
+            candidates[0] = centre.clamp(low_, high_)
+        asked = _asked(cost, candidates)
+        order = asked.argsort(stable=True)[:elites]
+        if float(asked[order[0]]) < best_cost:
+            best, best_cost = candidates[order[0]], float(asked[order[0]])
+        centre, spread = candidates[order].mean(0), candidates[order].std(0, correction=0)
+        costs.append(best_cost)
+    return Plan(best, best_cost, torch.tensor(costs, dtype=torch.float32))
+
+
+def mppi(
+    cost: Cost,
+    low: Bound,
+    high: Bound,
+    shape: tuple[int, int],
+    num: int,
+    iterations: int,
+    temperature: float,
+    rng: Rng,
+    *,
+    mean: Float[Tensor, "t a"] | None = None,
+    std: float | Float[Tensor, "t a"] | None = None,
+) -> Plan:
+    """Model predictive path integral control (Williams et al. 2017): the mean of all candidates, weighted by
+    exp(-cost / temperature), is the centre of the next draw; the spread stays.
+
+    The other arguments are those of `cem`. The plan is the last mean; what it costs is asked once more, for it
+    alone. `costs` are those of the means that came of each iteration but the last, and then its own.
+    """
+    low_, high_ = _bounds(low, high, shape)
+    _check_budget(num=num, iterations=iterations)
+    if not temperature > 0:
+        raise ValueError(f"a temperature is above 0, not {temperature}")
+    centre, spread = _start(low_, high_, mean, std)
+    centre, costs = centre.clamp(low_, high_), []
+    for i in range(iterations):
+        candidates = (centre + spread * _normal(num, shape, rng)).clamp(low_, high_)
+        candidates[0] = centre
+        asked = _asked(cost, candidates)
+        if i:
+            costs.append(float(asked[0]))
+        weight = torch.softmax(-(asked - asked.min()) / temperature, 0)
+        centre = (weight[:, None, None] * candidates).sum(0).clamp(low_, high_)  # a mean, but for its rounding
+    last = float(_asked(cost, centre[None])[0])
+    return Plan(centre, last, torch.tensor([*costs, last], dtype=torch.float32))
+
+
+def _bounds(low: Bound, high: Bound, shape: tuple[int, int]) -> tuple[Float[Tensor, "t a"], Float[Tensor, "t a"]]:
+    if len(shape) != 2 or min(shape) < 1:
+        raise ValueError(f"the shape of a plan is (steps, channels), both at least 1, not {shape}")
+    both = [torch.as_tensor(bound, dtype=torch.float32).expand(shape) for bound in (low, high)]
+    if not (both[0] <= both[1]).all():
+        raise ValueError(f"low is not above high: {low}, {high}")
+    return both[0], both[1]
+
+
+def _check_budget(**budget: int) -> None:
+    for name, value in budget.items():
+        if value < 1:
+            raise ValueError(f"{name} is at least 1, not {value}")
+
+
+def _start(
+    low: Float[Tensor, "t a"],
+    high: Float[Tensor, "t a"],
+    mean: Float[Tensor, "..."] | None,
+    std: float | Float[Tensor, "..."] | None,
+) -> tuple[Float[Tensor, "t a"], Float[Tensor, "t a"]]:
+    centre = (low + high) / 2 if mean is None else mean.to(torch.float32)
+    if centre.shape != low.shape:
+        raise ValueError(f"the mean is a plan of {tuple(low.shape)}, not {tuple(centre.shape)}")
+    return centre, (high - low) / 4 if std is None else torch.as_tensor(std, dtype=torch.float32).expand(low.shape)
+
+
+def _uniform(num: int, shape: tuple[int, int], rng: Rng) -> Float[Tensor, "n t a"]:
+    assert len(rng) == 1, f"one generator for one plan, not {len(rng)}"
+    return rng.uniform((num, *shape))[0]
+
+
+def _normal(num: int, shape: tuple[int, int], rng: Rng) -> Float[Tensor, "n t a"]:
+    assert len(rng) == 1, f"one generator for one plan, not {len(rng)}"
+    return rng.normal((num, *shape))[0]
+
+
+def _asked(cost: Cost, candidates: Float[Tensor, "n t a"]) -> Float[Tensor, " n"]:
+    costs = cost(candidates)
+    if costs.shape != candidates.shape[:1]:
+        raise ValueError(f"a cost is one number a candidate, ({len(candidates)},), not {tuple(costs.shape)}")
+    if not costs.isfinite().all():
+        raise ValueError("a cost is NaN or infinite")
+    return costs

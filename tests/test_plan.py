@@ -1,0 +1,134 @@
+"""Planning: known optima are found, bounds and budgets hold, and the same seed gives the same plan."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from maskworld.noise import Rng
+from maskworld.plan import Plan, cem, mppi, random_shooting
+
+SHAPE = (4, 2)
+GOAL = torch.linspace(-0.8, 0.8, 8).reshape(SHAPE)
+PLANNERS = {
+    "random": lambda cost, low, high, rng: random_shooting(cost, low, high, SHAPE, 200, rng),
+    "cem": lambda cost, low, high, rng: cem(cost, low, high, SHAPE, 100, 15, 20, rng),
+    "mppi": lambda cost, low, high, rng: mppi(cost, low, high, SHAPE, 100, 15, 0.05, rng),
+}
+
+
+def quadratic(actions: Tensor) -> Tensor:
+    """Least at GOAL, where it is 0."""
+    return ((actions - GOAL) ** 2).sum((1, 2))
+
+
+def test_a_quadratic_is_brought_down() -> None:
+    start = float(quadratic(torch.zeros(1, *SHAPE)))
+    found = {name: plan(quadratic, -1.0, 1.0, Rng.of(0)) for name, plan in PLANNERS.items()}
+    assert found["cem"].cost < 1e-3 * start and found["mppi"].cost < 0.05 * start
+    assert torch.allclose(found["cem"].actions, GOAL, atol=0.02)
+    assert found["cem"].cost < found["mppi"].cost < found["random"].cost < start
+
+
+def test_what_is_said_to_cost_so_much_does() -> None:
+    for plan in PLANNERS.values():
+        found = plan(quadratic, -1.0, 1.0, Rng.of(3))
+        assert float(quadratic(found.actions[None])) == pytest.approx(found.cost, rel=1e-6)
+        assert float(found.costs[-1]) == pytest.approx(found.cost)
+
+
+def test_bounds_hold_for_every_candidate_and_for_each_channel() -> None:
+    low, high = torch.tensor([-0.5, 0.1]), torch.tensor([0.0, 0.2])
+    seen = []
+
+    def cost(actions: Tensor) -> Tensor:
+        seen.append(actions)
+        return quadratic(actions)
+
+    for plan in PLANNERS.values():
+        seen.append(plan(cost, low, high, Rng.of(1)).actions[None])
+    everything = torch.cat(seen)
+    assert (everything >= low).all() and (everything <= high).all()
+    found = PLANNERS["cem"](quadratic, low, high, Rng.of(1))
+    assert torch.allclose(found.actions, torch.minimum(torch.maximum(GOAL, low), high), atol=0.02)  # the corner
+
+
+def test_the_budget_is_what_was_said() -> None:
+    asked = []
+
+    def cost(actions: Tensor) -> Tensor:
+        asked.append(len(actions))
+        return quadratic(actions)
+
+    random_shooting(cost, -1, 1, SHAPE, 9, Rng.of(0))
+    cem(cost, -1, 1, SHAPE, 10, 3, 2, Rng.of(0))
+    mppi(cost, -1, 1, SHAPE, 11, 2, 1.0, Rng.of(0))
+    assert asked == [9, 10, 10, 10, 11, 11, 1]
+
+
+def test_a_plan_is_a_function_of_its_seed() -> None:
+    for plan in PLANNERS.values():
+        one, same, other = (plan(quadratic, -1.0, 1.0, Rng.of(seed)) for seed in (5, 5, 6))
+        assert torch.equal(one.actions, same.actions) and one.cost == same.cost
+        assert not torch.equal(one.actions, other.actions)
+
+
+def test_the_best_that_was_seen_is_kept() -> None:
+    found = cem(quadratic, -1, 1, SHAPE, 12, 6, 12, Rng.of(0))  # all are elites: later draws are no better
+    assert (found.costs.diff() <= 0).all() and found.cost == float(found.costs[-1])
+
+
+def test_a_good_start_is_not_lost() -> None:
+    found = cem(quadratic, -1, 1, SHAPE, 4, 1, 2, Rng.of(0), mean=GOAL)
+    assert torch.equal(found.actions, GOAL) and found.cost == 0
+    near = mppi(quadratic, -1, 1, SHAPE, 20, 2, 1e-3, Rng.of(0), mean=GOAL, std=0.05)
+    assert near.cost < 1e-3
+
+
+def roll(actions: Tensor, weight: float) -> Tensor:
+    """Squared places and weighted squared steps of a point that begins at 1."""
+    place, cost = torch.ones(len(actions)), torch.zeros(len(actions))
+    for step in actions.unbind(1):
+        place = place + step[:, 0]
+        cost = cost + place**2 + weight * step[:, 0] ** 2
+    return cost
+
+
+def test_a_linear_quadratic_problem_has_riccatis_plan() -> None:
+    steps, weight = 6, 2.0
+    left, gains = 0.0, []  # the cost that is left at place 1, from the end backwards
+    for _ in range(steps):
+        gains.append((1 + left) / (1 + left + weight))
+        left = (1 + left) * (1 - gains[-1])
+    place, best = 1.0, []
+    for gain in reversed(gains):
+        best.append(-gain * place)
+        place += best[-1]
+    found = cem(partial(roll, weight=weight), -1.0, 1.0, (steps, 1), 100, 20, 20, Rng.of(0))
+    assert left < 0.2 * float(roll(torch.zeros(1, steps, 1), weight))
+    assert found.cost == pytest.approx(left, rel=1e-4)
+    assert np.allclose(found.actions[:, 0].numpy(), best, atol=0.002)
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    def plan(**changes) -> Plan:
+        arguments = {"low": -1.0, "high": 1.0, "shape": SHAPE, "num": 5, "iterations": 2, "elites": 2, **changes}
+        return cem(arguments.pop("cost", quadratic), rng=Rng.of(0), **arguments)
+
+    for changes, words in (
+        ({"low": 2.0}, "low is not above high"),
+        ({"num": 0}, "num is at least 1"),
+        ({"elites": 6}, "6 elites of 5"),
+        ({"shape": (0, 2)}, "both at least 1"),
+        ({"mean": torch.zeros(3, 2)}, "the mean is a plan of"),
+        ({"cost": lambda actions: quadratic(actions)[:2]}, "one number a candidate"),
+        ({"cost": lambda actions: quadratic(actions) * torch.nan}, "NaN or infinite"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            plan(**changes)
+    with pytest.raises(ValueError, match="above 0"):
+        mppi(quadratic, -1, 1, SHAPE, 5, 2, 0.0, Rng.of(0))
