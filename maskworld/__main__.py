@@ -53,6 +53,10 @@ def _run(argv: list[str]) -> int:
 
         return train_command(argv[1], argv[2:])
     config = (tyro.conf.FlagCreatePairsOff,)
+    if argv[:1] == ["probe"] and argv[1:2] and argv[1] in PROBE_COMMANDS:
+        return tyro.extras.subcommand_cli_from_dict(
+            PROBE_COMMANDS, prog="maskworld probe", args=argv[1:], config=config
+        )
     if argv[:1] == ["data"]:
         return tyro.extras.subcommand_cli_from_dict(DATA_COMMANDS, prog="maskworld data", args=argv[1:], config=config)
     return tyro.extras.subcommand_cli_from_dict(
@@ -314,6 +318,137 @@ def evaluate(
     )
 
 
+# -- probing ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Probing:
+    """Which questions are put to a model.
+
+    Args:
+        suite: quick takes minutes; full asks every family 200 times.
+        families: such as P1,P2a,C2; all of the suite otherwise.
+        episodes: of each family; the suite's number otherwise.
+        samples: answers to each question, where it does not want more.
+        split: dev is what everyone sees; train is for those who train on it.
+        salt: draw a split of its own, that nobody has seen.
+        tier: flat colours at 64 x 64, or textured and shaded at 128 x 128.
+        shift: draw speed, size, mass, count or palette from where no training clip was.
+    """
+
+    suite: Literal["quick", "full"] = "quick"
+    families: str | None = None
+    episodes: int | None = None
+    samples: int = 1
+    split: Literal["dev", "train"] = "dev"
+    salt: str | None = None
+    tier: Literal["flat", "textured"] = "flat"
+    shift: Literal["none", "speed", "size", "mass", "count", "palette"] = "none"
+
+
+Folder = Annotated[Path | None, arg(aliases=["-o"], metavar="DIR", help="Folder for report.html and scores.json.")]
+
+
+def probe(
+    model: Annotated[
+        Positional[str],
+        arg(metavar="MODEL", help="A checkpoint, python:MODULE:FUNCTION or reference:NAME."),
+    ],
+    out: Folder = None,
+    probing: Shared[Probing] = Probing(),
+    workers: int = 2,
+    steps: int | None = None,
+    solver: Solver | None = None,
+    force: bool = False,
+    json: bool = False,
+) -> int:
+    """Does its world persist, do its causes have effects? (`probe export`, `probe score`, `probe compare`, too.)
+
+    Args:
+        out: folder of report.html and scores.json; a run that was interrupted there goes on. Nothing is kept without.
+        workers: processes that draw, film and mark.
+        steps: steps of a checkpoint's solver; fewer is faster.
+        solver: of a checkpoint; its own choice otherwise.
+        force: begin again in a folder that holds another run.
+        json: end with one line of JSON.
+    """
+    from maskworld.commands.probe import probe_command
+
+    return probe_command(model, out, probing, workers, steps, solver, force, json)
+
+
+def probe_export(
+    folder: Annotated[Positional[Path], arg(metavar="DIR")],
+    probing: Shared[Probing] = Probing(),
+    format: Literal["png", "mkv", "worldproof"] = "png",
+    json: bool = False,
+) -> int:
+    """Write the questions as files, for any system to answer.
+
+    Args:
+        folder: a new one.
+        format: prompts as PNG frames or as lossless video, or rollout folders of the package worldproof.
+        json: end with one line of JSON.
+    """
+    from maskworld.commands.probe import export_command
+
+    return export_command(folder, probing, format, json)
+
+
+def probe_score(
+    folder: Annotated[Positional[Path], arg(metavar="DIR")],
+    out: Folder = None,
+    salt: str | None = None,
+    name: str | None = None,
+    passive: bool = False,
+    workers: int = 2,
+    force: bool = False,
+    json: bool = False,
+) -> int:
+    """Mark the answers in a folder that `probe export` wrote.
+
+    Args:
+        folder: of the questions and answers.
+        out: folder of report.html and scores.json; nothing is kept without.
+        salt: that the questions were written with.
+        name: of who answered; the folder's otherwise.
+        passive: who answered takes no actions, and left out the questions that have them.
+        workers: processes that draw, film and mark.
+        force: begin again in a folder that holds another run.
+        json: end with one line of JSON.
+    """
+    from maskworld.commands.probe import score_command
+
+    return score_command(folder, out, salt, name, passive, workers, force, json)
+
+
+def probe_compare(
+    a: Annotated[Positional[Path], arg(metavar="A")],
+    b: Annotated[Positional[Path], arg(metavar="B")],
+    json: bool = False,
+) -> int:
+    """Two runs on the same episodes: the difference of each family, and whether it is more than chance.
+
+    Args:
+        a: a run's folder, or its scores.json.
+        b: the other one.
+        json: end with one line of JSON.
+    """
+    from maskworld.commands.probe import compare_command
+
+    return compare_command(a, b, json)
+
+
+PROBE_COMMANDS: dict[str, Callable[..., int]] = {
+    "export": probe_export,
+    "score": probe_score,
+    "compare": probe_compare,
+}
+
+
+# -- the rest ---------------------------------------------------------------------------------------
+
+
 def doctor(json: bool = False) -> int:
     """What this machine has: torch, threads, bf16, codecs, extras; and what is missing or broken.
 
@@ -356,6 +491,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "train": train,
     "data": data,
     "evaluate": evaluate,
+    "probe": probe,
     "doctor": doctor,
     "demo": demo,
 }

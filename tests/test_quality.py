@@ -294,6 +294,8 @@ def test_hf_without_transformers_says_how_to_get_it(monkeypatch):
         ("torchscrip:i3d.pt", "did you mean 'torchscript:'"),
         ("torchscript", "torchscript:PATH"),
         ("hf:", "hf:NAME_OR_PATH"),
+        ("domain", "domain:PATH"),
+        ("domain:/nowhere/domain.safetensors", "no such file"),
         ("pixels8:4", "nothing after"),
         ("torchscript:/nowhere/i3d.pt", "no such file"),
         ("vgg", "there are pixels8, random3d"),
@@ -309,3 +311,15 @@ def test_grey_or_colour_and_nothing_else():
         q.extract(q.random3d(), frames(1, 4, 2, 16, 16))
     with pytest.raises(ValueError, match="luma"):
         q.ssim(frames(1, 1, 2, 16, 16), frames(1, 1, 2, 16, 16))
+
+
+def test_openstl_in_numbers_done_by_hand():
+    """Two frames of 2 x 8 x 8: an error of 0.1 in one, 0.3 in the other."""
+    truth = torch.zeros(1, 2, 2, 8, 8, dtype=torch.float64)
+    pred = truth.clone()
+    pred[:, 0] += 0.2
+    pred[:, 1] += 0.6
+    assert q.mse(pred, truth, q.OPENSTL).item() == pytest.approx(128 * (0.01 + 0.09) / 2)
+    assert q.mae(pred, truth, q.OPENSTL).item() == pytest.approx(128 * (0.1 + 0.3) / 2)
+    assert q.psnr(pred, truth, q.OPENSTL).item() == pytest.approx((20 - 10 * math.log10(0.09)) / 2)
+    assert q.protocol_of("openstl") is q.OPENSTL

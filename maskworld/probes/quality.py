@@ -15,6 +15,7 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -305,13 +306,13 @@ def extract(extractor: Extractor, frames: Float[Tensor, "n t c h w"], chunk: int
 
 
 def extractor_of(text: str, device: torch.device | str = "cpu") -> Extractor:
-    """An extractor by its name: pixels8, random3d, torchscript:PATH or hf:NAME_OR_PATH.
+    """An extractor by its name: pixels8, random3d, domain:PATH, torchscript:PATH or hf:NAME_OR_PATH.
 
     Raises ValueError for any other, and where the file or package behind it is not there.
     """
     kind, colon, rest = text.partition(":")
     plain = {"pixels8": pixels8, "random3d": random3d}
-    loaded = {"torchscript": torchscript, "hf": video_transformer}
+    loaded = {"domain": _domain, "torchscript": torchscript, "hf": video_transformer}
     if not colon and kind in plain:
         return plain[kind]()
     if colon and rest and kind in loaded:
@@ -322,6 +323,12 @@ def extractor_of(text: str, device: torch.device | str = "cpu") -> Extractor:
         raise ValueError(f"{kind} takes nothing after its name, not {rest!r}")
     names = [*plain, *(f"{name}:" for name in loaded)]
     raise ValueError(f"no extractor {text!r}{_did_you_mean(kind + colon, names)}")
+
+
+def _domain(path: str, device: torch.device | str) -> Extractor:
+    from maskworld.probes import domain
+
+    return domain.extractor(Path(path), device)
 
 
 def _some(frames: Float[Tensor, "n t c h w"], count: int) -> Float[Tensor, "n count c h w"]:

@@ -1,0 +1,416 @@
+"""`maskworld probe`: every way in, files there and back, what is refused, what is resumed; and who can be asked."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from maskworld import checkpoint
+from maskworld.__main__ import main
+from maskworld.commands import subjects
+from maskworld.papers import mcvd
+from maskworld.probes import suite as suite_
+from maskworld.probes.base import ACTIONS, Asked, Episode, Family, Marks, Question, Ranges, Setting, check_answer
+from maskworld.probes.exchange import opened
+from maskworld.probes.references import reference
+from maskworld.probes.stage import Cast
+from maskworld.world import load
+
+TOUR = Path(__file__).parents[1] / "docs/tour.md"
+
+# -- two small families ---------------------------------------------------------------------------
+
+
+def moves(rng: np.random.Generator, index: int, ranges: Ranges) -> Episode:
+    cast = Cast(12, (0.1, 0.1, 0.1))
+    way = rng.uniform(10, 20, 2) + np.arange(12)[:, None] * rng.uniform(1, 2, 2)
+    cast.add(way, 5.0, ranges.palette[int(rng.integers(6))])
+    return Episode((Question(cast.track(), 8),))
+
+
+def acts(rng: np.random.Generator, index: int, ranges: Ranges) -> Episode:
+    """Two branches with actions; the second is answered twice."""
+    [question] = moves(rng, index, ranges).questions
+    questions = [dataclasses.replace(question, actions=rng.uniform(-1, 1, (12, len(ACTIONS)))) for _ in range(2)]
+    return Episode((questions[0], dataclasses.replace(questions[1], num_samples=2)))
+
+
+def mark(episode: Episode, answers: Sequence[np.ndarray]) -> Marks:
+    wrong = [np.abs(a.astype(float) - q.truth()).mean() for a, q in zip(answers, episode.questions, strict=True)]
+    return Marks((float(np.sum(wrong)), float(len(wrong))), points={"curve": [(1.0, float(wrong[0]))]})
+
+
+def watched(episode: Episode, surprises: Sequence[np.ndarray]) -> Marks:
+    return Marks((float(np.sum(surprises)), 1.0))
+
+
+SMALL = {
+    "T1": Family("T1", 911, "moves", "?", "persistence", moves, mark),
+    "T2": Family("T2", 912, "acts", "?", "causality", acts, mark, acts=True),
+    "T3": Family("T3", 913, "watched", "?", "causality", moves, watched, kind="surprise"),
+    "T4": Family("T4", 914, "plays", "?", "causality", moves, play=lambda episode, ask: Marks((0.0, 1.0)), kind="play"),
+}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    for name, family in SMALL.items():
+        monkeypatch.setitem(suite_.FAMILIES, name, family)
+
+
+@pytest.fixture
+def cli(capsys, small, tmp_path, monkeypatch):
+    """Runs `maskworld probe` in an empty folder; gives its exit code, and the lines of stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*argv: object) -> tuple[int, list[str], list[str]]:
+        capsys.readouterr()
+        workers = [] if argv[0] in ("export", "compare") else ["--workers", "0"]
+        with pytest.raises(SystemExit) as end:
+            main(["probe", *map(str, argv), *workers])
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out.splitlines(), err.splitlines()
+
+    return call
+
+
+@pytest.fixture
+def scores(cli):
+    """Runs it with --json, over the small families where none are named; gives the JSON."""
+
+    def call(*argv: object, code: int = 0) -> dict:
+        which = () if argv[0] == "score" or "--families" in argv else ("--families", "T1,T2", "--episodes", 2)
+        found, lines, errors = cli(*argv, *which, "--json")
+        assert found == code and (errors == [] or code), (found, lines, errors)
+        return json.loads(lines[-1])
+
+    return call
+
+
+# -- references -----------------------------------------------------------------------------------
+
+
+def test_the_oracle_is_one_and_a_copy_is_none(scores):
+    for name, value in (("oracle", 1.0), ("copy", 0.0)):
+        found = scores(f"reference:{name}")
+        assert (found["persistence"], found["causality"]) == (value, value)
+        assert found["scores"] == {"T1": value, "T2": value}
+        assert (found["reasons"], found["failed"], found["report"]) == ({}, [], None)
+    assert found["curves"]["T1"]["curve"][0][0] == 1.0
+
+
+def test_amnesia_recalls_as_far_as_its_window(cli):
+    code, lines, _ = cli("reference:amnesia-8", "--families", "P2a", "--episodes", 5, "--json")
+    [curve] = json.loads(lines[-1])["curves"]["P2a"].values()
+    assert (code, curve) == (0, [[1, 1], [4, 1], [8, 1], [16, 0], [32, 0]])
+    assert any("1: 1.00  4: 1.00  8: 1.00  16: 0.00  32: 0.00" in line for line in lines)
+
+
+def test_the_table(cli):
+    code, lines, errors = cli("reference:oracle", "--families", "T1", "--episodes", 2)
+    assert (code, errors) == (0, [])
+    assert lines[0].startswith("reference:oracle: ")
+    assert re.fullmatch(r"T1 +1.00 \[1.00, 1.00\] +(linear|frozen|amnesia-8) .*2", lines[3])
+    assert lines[-1] == "persistence: 1.00 [1.00, 1.00], mean of 1 of 1 families"
+
+
+# -- functions ------------------------------------------------------------------------------------
+
+MODEL = """
+import numpy as np
+calls = []
+def predict(context, actions, horizon, num_samples, seed):
+    calls.append((len(context), seed))
+    assert context.dtype == np.uint8 and context.shape[2:] == (64, 64, 3)
+    assert actions is None or (actions.dtype == np.float32 and actions.shape == (len(context), 8 + horizon, 9))
+    return np.roll(context[:, None, -1:], 2, axis=-2).repeat(num_samples, 1).repeat(horizon, 2)
+def passive(*asked):
+    return predict(*asked)
+passive.actions = False
+def knowing(*asked):
+    return predict(*asked)
+knowing.surprise = lambda video, actions: np.arange(video.shape[1])[None].repeat(len(video), 0).astype(float)
+def raises(*asked):
+    raise RuntimeError("out of\\nmemory")
+def short(*asked):
+    return predict(*asked)[:, :, 1:]
+def floats(*asked):
+    return predict(*asked) * np.nan
+def listed(*asked):
+    return list(predict(*asked))
+def halves(*asked):
+    return predict(*asked)[:1]
+"""
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    (tmp_path / "a_model.py").write_text(MODEL)
+    sys.modules.pop("a_model", None)
+    return tmp_path / "a_model.py"
+
+
+def test_a_function_by_module_and_by_file(scores, model):
+    by_module = scores("python:a_model:predict")
+    by_file = scores(f"python:{model}:predict")
+    assert by_module["scores"] == by_file["scores"]
+    assert all(score is not None for score in by_module["scores"].values())
+
+
+def test_a_function_that_takes_no_actions_is_not_asked_for_them(scores, model):
+    found = scores("python:a_model:passive")
+    assert found["scores"]["T1"] is not None
+    assert (found["scores"]["T2"], found["causality"], found["failed"]) == (None, None, [])
+    assert "takes no actions" in found["reasons"]["T2"]
+
+
+def test_the_surprise_of_a_function(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    subject = subjects.subject_of("python:a_model:knowing", Setting())
+    assert subject.surprise is not None
+    asked = [Asked(SMALL["T3"].episode(i).questions[0], SMALL["T3"], i, 0, Setting()) for i in range(2)]
+    assert [x.tolist() for x in subject.surprise(asked)] == [[8, 9, 10, 11]] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("raises", "RuntimeError: out of"),
+        ("short", "1 frames too few"),
+        ("floats", "NaN"),
+        ("listed", "returned list"),
+        ("halves", "for 2 questions"),
+    ],
+)
+def test_a_function_that_fails_is_named_with_the_episode(cli, scores, model, name, says):
+    found = scores(f"python:a_model:{name}", "--families", "T1", "--episodes", 2, code=3)
+    assert (found["scores"], found["failed"]) == ({"T1": None}, ["T1"])
+    assert says in found["reasons"]["T1"] and "T1, episode 0" in found["reasons"]["T1"]
+    code, lines, _ = cli(f"python:a_model:{name}", "--families", "T1", "--episodes", 2)
+    assert code == 3 and lines[3].startswith("T1  n/a: T1, episode 0")
+
+
+# -- checkpoints ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def of_colour(tmp_path_factory) -> Path:
+    """MCVD with random weights, on RGB of 64 x 64."""
+    config = dataclasses.replace(mcvd.tiny(), size=64, channels=3)
+    rng = torch.Generator().manual_seed(0)
+    state = mcvd.MCVD(config).state_dict()
+    weights = {name: value + 0.05 * torch.randn(value.shape, generator=rng) for name, value in state.items()}
+    path = tmp_path_factory.mktemp("model") / "colour.safetensors"
+    checkpoint.write(path, weights, {"family": "mcvd", "config": dataclasses.asdict(config), "step": 0})
+    return path
+
+
+def test_a_checkpoint(scores, of_colour, tmp_path):
+    found = scores(of_colour, "--families", "T1,T2,T3", "--episodes", 2, "--steps", 1, "-o", tmp_path / "out")
+    assert found["scores"]["T1"] is not None and found["scores"]["T3"] is not None
+    assert found["scores"]["T2"] is None and found["failed"] == []
+    assert (tmp_path / "out/report.html").exists() and (tmp_path / "out/scores.json").exists()
+
+
+def test_a_checkpoint_answers_whatever_the_batch(of_colour):
+    subject = subjects.of_world(load(of_colour).sampled(steps=2), "m", rows=3)
+    asked = []
+    for index in range(2):
+        for branch, question in enumerate(SMALL["T2"].episode(index).questions):
+            asked.append(Asked(dataclasses.replace(question, actions=None), SMALL["T2"], index, branch, Setting()))
+    together = subject.answer(asked)
+    alone = [subject.answer([one])[0] for one in asked]
+    for one, a, b in zip(asked, together, alone, strict=True):
+        check_answer(one, a)
+        assert np.abs(a.astype(int) - b).max() <= 2  # bf16 rounds by the batch
+    assert not np.array_equal(together[1][0], together[1][1])  # two samples
+    assert not np.array_equal(together[0][0], together[1][0])  # two branches of one prompt
+
+
+def test_the_surprise_of_a_checkpoint_has_one_noise_for_all_branches(of_colour):
+    subject = subjects.of_world(load(of_colour), "m")
+    assert subject.surprise is not None and not subject.actions
+    question = SMALL["T3"].episode(0).questions[0]
+    asked = [Asked(question, SMALL["T3"], 0, branch, Setting()) for branch in range(2)]
+    one, other = subject.surprise(asked)
+    assert one.shape == (4,) and np.allclose(one, other, rtol=1e-3)
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+def test_the_script_of_the_tour_fills_a_folder_with_the_oracle(cli, tmp_path):
+    script = re.findall(r"```python\n(.*?)```", TOUR.read_text(), re.DOTALL)[-1]
+    assert len(script.strip().splitlines()) <= 10
+    (tmp_path / "fill.py").write_text(script)
+    which = ("--families", "P1,C10", "--episodes", 2)
+    code, lines, errors = cli("export", "D", *which)
+    assert (code, errors, lines[0]) == (0, [], "4 questions of 2 families in D")
+    done = subprocess.run([sys.executable, "fill.py", "D"], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert cli("score", "D", "-o", "a")[0] == 0
+    assert cli("reference:oracle", *which, "-o", "b")[0] == 0
+    assert families(tmp_path / "a") == families(tmp_path / "b")
+
+
+def families(out: Path) -> dict:
+    return json.loads((out / "scores.json").read_text())["families"]
+
+
+@pytest.mark.parametrize("layout", ["png", "worldproof"])
+def test_scores_from_files_are_those_of_the_direct_run(cli, scores, model, tmp_path, layout):
+    which = ("--families", "T1,T2,T3", "--episodes", 3, "--salt", "sea", "--samples", 2)
+    scores("python:a_model:predict", *which, "-o", "direct")
+    assert cli("export", "D", *which, "--format", layout)[0] == 0
+    answer = subjects.subject_of("python:a_model:predict", Setting()).answer
+    for place, asked in opened(Path("D"), SMALL, "sea"):
+        np.save(place.with_suffix(".npy"), answer([asked])[0])
+    found = scores("score", "D", "--salt", "sea", "-o", "files", "--name", "someone")
+    assert (found["subject"], found["failed"]) == ("someone", [])
+    assert families(tmp_path / "files") == families(tmp_path / "direct")
+    assert "sea" not in (tmp_path / "files/scores.json").read_text()
+
+
+def fill(folder: str) -> None:
+    oracle = reference("oracle")
+    for place, asked in opened(Path(folder), SMALL):
+        np.save(place.with_suffix(".npy"), oracle.answer([asked])[0])
+
+
+def test_missing_and_extra_files_are_listed(cli, scores, tmp_path):
+    assert cli("export", "D", "--families", "T1,T2,T4", "--episodes", 13)[0] == 0
+    code, lines, errors = cli("score", "D")
+    assert code == 3 and len(errors) == 21
+    assert errors[0] == "maskworld: missing: answers/T1-00000-0 (.npy, .npz or a folder)"
+    assert errors[-1] == f"maskworld: and {3 * 13 - 20} more"
+    assert "persistence: n/a, mean of 0 of 1 families" in lines
+    fill("D")
+    (tmp_path / "D/answers/notes.txt").write_text("?")
+    code, lines, errors = cli("score", "D", "--json")
+    assert (code, errors) == (0, ["maskworld: extra: answers/notes.txt answers no question"])
+    found = json.loads(lines[-1])
+    assert found["scores"] == {"T1": 1.0, "T2": 1.0, "T4": None}
+    assert "step by step" in found["reasons"]["T4"]
+    (tmp_path / "D/answers/T2-00003-1.npy").unlink()
+    found = scores("score", "D", "-o", "out", code=3)
+    assert (found["scores"]["T1"], found["scores"]["T2"], found["failed"]) == (1.0, None, ["T2"])
+    assert found["reasons"]["T2"].startswith("missing: answers/T2-00003-1")
+    (tmp_path / "D/answers/notes.txt").unlink()
+    fill("D")  # answers that change are marked again
+    assert scores("score", "D", "-o", "out")["scores"]["T2"] == 1.0
+
+
+def test_who_takes_no_actions_leaves_those_questions_out(scores, cli):
+    assert cli("export", "D", "--families", "T1,T2", "--episodes", 1)[0] == 0
+    oracle = reference("oracle")
+    for place, asked in opened(Path("D"), SMALL):
+        if not asked.family.acts:
+            np.save(place.with_suffix(".npy"), oracle.answer([asked])[0])
+    assert scores("score", "D", "--passive")["scores"] == {"T1": 1.0, "T2": None}
+
+
+# -- again ----------------------------------------------------------------------------------------
+
+
+def test_finished_episodes_are_not_asked_again(scores, model, cli, tmp_path):
+    first = scores("python:a_model:predict", "-o", "out")
+    asked = len(sys.modules["a_model"].calls)
+    again = scores("python:a_model:predict", "-o", "out")
+    assert asked > 0 and len(sys.modules["a_model"].calls) == asked
+    assert again["scores"] == first["scores"]
+    more = scores("python:a_model:predict", "-o", "out", "--families", "T1", "--episodes", 3)
+    assert len(sys.modules["a_model"].calls) == asked + 1 and more["scores"]["T1"] is not None
+    which = ("--families", "T1", "--episodes", 2)
+    code, _, errors = cli("python:a_model:passive", *which, "-o", "out")
+    assert code == 2 and "holds another run (its model differs)" in errors[0]
+    assert cli("python:a_model:passive", *which, "-o", "out", "--force")[0] == 0
+    assert cli("python:a_model:passive", *which, "-o", model)[0] == 2
+
+
+def test_an_interrupted_run_goes_on(cli, scores, tmp_path):
+    (tmp_path / "stops.py").write_text(
+        "from pathlib import Path\n"
+        "def predict(context, actions, horizon, num_samples, seed):\n"
+        "    if actions is not None and not Path('go').exists():\n"
+        "        raise KeyboardInterrupt\n"
+        "    return context[:, None, -1:].repeat(num_samples, 1).repeat(horizon, 2)\n"
+    )
+    which = ("--families", "T1,T2", "--episodes", 2)
+    code, lines, errors = cli("python:stops.py:predict", *which, "-o", "out")
+    assert (code, lines) == (130, [])
+    assert errors == ["maskworld: interrupted; finished episodes are kept: again with -o out goes on"]
+    assert (tmp_path / "out/episodes.jsonl").read_text().count('"T1"') == 2
+    (tmp_path / "go").touch()
+    assert scores("python:stops.py:predict", *which, "-o", "out")["scores"] == {"T1": 0.0, "T2": 0.0}
+
+
+def test_two_runs_are_compared(cli, scores, tmp_path):
+    for name in ("oracle", "copy"):
+        scores(f"reference:{name}", "--families", "T1", "--episodes", 8, "-o", name)
+    code, lines, errors = cli("compare", "oracle", "copy/scores.json", "--json")
+    found = json.loads(lines[-1])
+    assert (code, errors) == (0, [])
+    assert found["families"]["T1"]["difference"]["mean"] == 1.0
+    assert found["families"]["T1"]["p_holm"] < 0.05
+    assert lines[1].split()[:4] == ["T1", "1.00", "0.00", "1.00"]
+    scores("reference:oracle", "--families", "T1", "--episodes", 2, "--shift", "speed", "-o", "fast")
+    code, _, errors = cli("compare", "oracle", "fast")
+    assert code == 2 and "setting differs" in errors[0]
+
+
+# -- bad input ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["reference:orcle"], "did you mean oracle?"),
+        (["reference:copy", "--steps", 3], "only a checkpoint"),
+        (["python:a_model"], "no python:MODULE:FUNCTION"),
+        (["python:no_such_module:f"], "no_such_module cannot be imported (ModuleNotFoundError"),
+        (["python:a_model:absent"], "no attribute 'absent'"),
+        (["python:a_model:calls"], "cannot be called"),
+        (["absent.safetensors"], "no checkpoint"),
+        (["reference:copy", "--families", "P9"], "no family is called 'P9'"),
+        (["reference:copy", "--families", ","], "names none"),
+        (["reference:copy", "--episodes", 0], "--episodes 0"),
+        (["reference:copy", "--samples", -1], "--samples -1"),
+        (["reference:copy", "--salt", ""], "--salt is empty"),
+        (["reference:copy", "--salt", "x", "--split", "train"], "not the train split"),
+        (["export", "."], "not an empty folder"),
+        (["score", "."], "holds no questions"),
+        (["score", ".", "--name", "reference:oracle"], "not of a reference"),
+        (["compare", ".", "."], "no scores"),
+        (["compare", "a_model.py", "a_model.py"], "does not hold the scores"),
+    ],
+)
+def test_what_is_refused(cli, model, argv, says):
+    code, lines, errors = cli(*argv)
+    assert (code, lines, len(errors)) == (2, [], 1), (code, lines, errors)
+    assert says in errors[0]
+
+
+def test_models_of_other_frames_are_refused(cli, tiny_checkpoint, of_colour):
+    code, _, errors = cli(tiny_checkpoint, "--families", "T1")
+    assert code == 2 and "grey frames of 16 x 16; the flat tier of the probes is RGB of 64 x 64" in errors[0]
+    code, _, errors = cli(of_colour, "--families", "T1", "--tier", "textured")
+    assert code == 2 and "RGB frames of 64 x 64; the textured tier" in errors[0]
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys\nfrom maskworld.__main__ import main\n"
+        "try:\n    main(['probe', '--help'])\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('torch', 'numpy', 'pymunk') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip().endswith("[]")
