@@ -41,7 +41,7 @@ def main() -> None:
         bar.update()
         bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}")
 
-    encoder = domain.train(films, options.steps, options.seed, options.batch, on_step)
+    encoder = domain.train(films, options.steps, options.seed, options.batch, on_step=on_step)
     bar.close()
     path = domain.save(encoder, options.out)
     print(f"{len(films)} films, {time.monotonic() - start:.0f} s, {path}: {path.stat().st_size / 1e6:.2f} MB")

@@ -6,7 +6,7 @@ Everything here is asked of a few episodes, and in the slow tests of 200.
 from __future__ import annotations
 
 import dataclasses
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import pytest
@@ -18,9 +18,9 @@ from maskworld.probes.stage import film
 from maskworld.probes.suite import FAMILIES, FLOORS, marks_of, quick, run
 
 LADDER = ("oracle", "noise-0.1", "noise-0.35", "noise-1", "noise-2")
-NEAR = {"P4": 3, "C9": 2}
+NEAR = {"P4": 2, "C2-null": 6, "C3": 6, "C7": 6, "C9": 2}
 """Episodes of a family where it is asked a few; of most it is FEW."""
-FEW, MANY = 10, 200
+FEW, MANY = 8, 200
 SUITE = quick()
 
 many = pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])
@@ -28,7 +28,7 @@ every_family = pytest.mark.parametrize("id", list(FAMILIES))
 few_and_many = pytest.mark.parametrize("count", [FEW, many])
 
 
-@lru_cache(maxsize=None)
+@cache
 def marks(id: str, name: str, count: int) -> tuple[Marks, ...]:
     family, subject = FAMILIES[id], reference(name)
     episodes = range(NEAR.get(id, FEW) if count == FEW else count)
@@ -40,8 +40,13 @@ def error(id: str, name: str, count: int) -> float:
     return float(total / of)
 
 
+def floor_of(id: str, count: int) -> float:
+    """Of a few plans only copy's: another world's pictures cost as much as all the rest."""
+    return min(error(id, name, count) for name in (FLOORS[:1] if (id, count) == ("C9", FEW) else FLOORS))
+
+
 def score(id: str, name: str, count: int) -> float:
-    floor = min(error(id, floor, count) for floor in FLOORS)
+    floor = floor_of(id, count)
     return (floor - error(id, name, count)) / (floor - error(id, "oracle", count))
 
 
@@ -62,10 +67,10 @@ def recall(id: str, name: str, count: int) -> dict[float, float]:
 @few_and_many
 @every_family
 def test_the_oracle_is_far_above_the_floors(id: str, count: int) -> None:
-    floor, ceiling = min(error(id, name, count) for name in FLOORS), error(id, "oracle", count)
+    floor, ceiling = floor_of(id, count), error(id, "oracle", count)
     assert ceiling < 0.3 * floor, (ceiling, floor)
     assert score(id, "oracle", count) == 1.0
-    assert max(score(id, name, count) for name in FLOORS) == 0.0
+    assert score(id, "copy", count) <= 0.0 and (score(id, "copy", count) == 0.0 or score(id, "shuffled", count) == 0.0)
 
 
 def test_a_run_says_so_too() -> None:

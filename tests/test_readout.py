@@ -214,6 +214,15 @@ def test_equal_pictures_are_read_once_and_answered_each():
     np.testing.assert_allclose(reading.centre, track.position, atol=0.1)
 
 
+def test_a_scene_without_objects_is_read_too():
+    cast = stage.Cast(2, scenes.GROUND)
+    cast.add((20, 20), (8, 8), scenes.SCREEN, box=True, object=False)
+    track = cast.track()
+    reading = read(stage.film(track), track)
+    assert reading.found.shape == (2, 0) and reading.spurious.tolist() == [0, 0]
+    assert read(stage.film(still(((44, 44), RED), num_frames=2)), track).spurious.tolist() == [1, 1]
+
+
 def test_frames_that_do_not_fit_are_refused():
     track = still(((20, 20), RED), num_frames=3)
     with pytest.raises(ValueError, match="2 frames"):

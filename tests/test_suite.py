@@ -134,8 +134,8 @@ def test_the_score_follows_from_the_marks() -> None:
 
 
 def test_the_interval_narrows_with_episodes_and_holds_the_mean() -> None:
-    few, many = (run(reference("noise-0.3"), toys(n, (TOY,)), workers=0).scores["T1"].unclipped for n in (4, 16))
-    assert few and many and few.n == 4 and many.n == 16
+    few, many = (run(reference("noise-0.3"), toys(n, (TOY,)), workers=0).scores["T1"].unclipped for n in (6, 40))
+    assert few and many and few.n == 6 and many.n == 40
     assert few.low < few.mean < few.high and many.high - many.low < few.high - few.low
     one = run(reference("noise-2"), toys(1, (TOY,)), workers=0).scores["T1"].score
     assert one and math.isnan(one.low) and one.n == 1

@@ -12,6 +12,7 @@ import torch
 
 from maskworld import checkpoint
 from maskworld.clip import Clip, collate, span
+from maskworld.commands.doctor import fast_precision
 from maskworld.commands.evaluate import held_out
 from maskworld.data import video
 from maskworld.masks import past_and_future, these_frames
@@ -50,7 +51,7 @@ def demo_command(out: Path, quick: bool, seed: int, json: bool) -> int:
     sections, scores, files = [], {}, []
     for name in models:
         print(f"{name}: predicts, looks back, interpolates, generates, inpaints, rolls out ...", flush=True)
-        world = load(name)
+        world = load(name).sampled(precision=fast_precision())
         shown, made = _verbs(world, name, out, size, seed)
         measured, score = _measured(world, name, size, seed)
         sections += [*shown, measured]

@@ -9,6 +9,10 @@ import os
 import platform
 import subprocess
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def fast_bf16() -> bool:
@@ -16,6 +20,14 @@ def fast_bf16() -> bool:
     import torch
 
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def fast_precision(device: torch.device | str = "cpu") -> torch.dtype:
+    """In which numbers a network computes fastest on this device."""
+    import torch
+
+    on_cpu = torch.device(device).type == "cpu"
+    return torch.bfloat16 if (fast_bf16() if on_cpu else torch.cuda.is_bf16_supported()) else torch.float32
 
 
 def _version(name: str) -> str | None:

@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from maskworld.clip import Clip
+from maskworld.commands.doctor import fast_precision
 from maskworld.data.video import VideoClips
 from maskworld.probes import protocol as protocol_
 from maskworld.probes.quality import MCVD_DIGITS, Protocol, extractor_of, protocol_of
@@ -38,7 +39,7 @@ def evaluate_command(
     if threads is not None:
         torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    world = load(checkpoint, device).sampled(steps, solver)
+    world = load(checkpoint, device).sampled(steps, solver, fast_precision(device))
     config, future = world.config, future or 0
     many = max(config.current, config.past)
     hidden = frames or (many if future else 2 * many)

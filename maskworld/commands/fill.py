@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from maskworld.__main__ import Asked, Drawing
 from maskworld.clip import Clip, of_frames, to_uint8
+from maskworld.commands.doctor import fast_precision
 from maskworld.data import video as video_
 from maskworld.masks import on_pixels
 from maskworld.noise import Rng
@@ -175,7 +176,7 @@ def fill_command(checkpoint: str, video: Path | None, out: Path, asked: Asked, d
     if out.exists() and not drawing.force:
         raise ValueError(f"{out} exists; --force replaces it")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    world = load(checkpoint, device).sampled(drawing.steps, drawing.solver)
+    world = load(checkpoint, device).sampled(drawing.steps, drawing.solver, fast_precision(device))
     ask = question(world, video, asked)
     clock, cpu = time.perf_counter(), time.process_time()
     samples, interrupted = _draw(world, ask, drawing)

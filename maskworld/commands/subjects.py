@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from maskworld.clip import Clip, collate, of_uint8, span, to, to_uint8
+from maskworld.commands.doctor import fast_precision
 from maskworld.memory.window import Window
 from maskworld.noise import Rng, mix
 from maskworld.probes.base import Asked, Setting, Subject
@@ -35,7 +36,8 @@ def subject_of(model: str, setting: Setting, steps: int | None = None, solver: s
         return reference(rest)
     if kind == "python":
         return of_function(function_of(rest), model)
-    world = load(model, "cuda" if torch.cuda.is_available() else "cpu").sampled(steps, solver)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    world = load(model, device).sampled(steps, solver, fast_precision(device))
     config, side = world.config, SIDE[setting.tier]
     if (config.channels, config.size) != (3, side):
         colours = "grey" if config.channels == 1 else f"{config.channels}-channel"

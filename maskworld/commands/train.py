@@ -53,11 +53,11 @@ def run(
     import torch
 
     from maskworld import train
-    from maskworld.commands.doctor import fast_bf16
+    from maskworld.commands.doctor import fast_precision
 
     if threads is not None:
         torch.set_num_threads(threads)
-    bf16 = fast_bf16() or (torch.cuda.is_available() and torch.cuda.is_bf16_supported())
+    bf16 = fast_precision("cuda" if torch.cuda.is_available() else "cpu") == torch.bfloat16
     last = train.train(
         recipe,
         out,

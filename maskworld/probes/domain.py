@@ -40,31 +40,44 @@ COLOURS = np.array([*KNOWN, SCREEN, WALLS])
 
 WIDTHS = (3, 16, 32, 48, 48)
 STRIDES = ((1, 2, 2), (1, 2, 2), (2, 2, 2), (1, 1, 1))
-DIM = 96
+SHARP = 2  # layers whose spread is among the features: sharpness, to which a sense of place is blind
+DIM = 64
+DIM_FEATURES = 2 * DIM + sum(WIDTHS[1 : 1 + SHARP])
 
 
 class Encoder(nn.Module):
     """Four 3-D convolutions and a hidden layer that sees the whole view, for every second frame."""
 
+    centre: Float[Tensor, " d"]
+    spread: Float[Tensor, " d"]
+
     def __init__(self) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
+        self.layers = nn.ModuleList()
         for i, stride in enumerate(STRIDES):
             side = 5 if i == 0 else 3
             conv = nn.Conv3d(WIDTHS[i], WIDTHS[i + 1], (3, side, side), stride, (1, side // 2, side // 2))
-            layers += [conv, nn.GroupNorm(8, WIDTHS[i + 1]), nn.SiLU()]
-        self.layers = nn.Sequential(*layers, nn.Conv3d(WIDTHS[-1], 16, 1))
+            self.layers.append(nn.Sequential(conv, nn.GroupNorm(8, WIDTHS[i + 1]), nn.SiLU()))
+        self.narrow = nn.Conv3d(WIDTHS[-1], 16, 1)
         self.hidden = nn.Linear(16 * 8 * 8, DIM)
+        self.register_buffer("centre", torch.zeros(DIM_FEATURES))
+        self.register_buffer("spread", torch.ones(DIM_FEATURES))
 
-    def forward(self, x: Float[Tensor, "n 3 t 64 64"]) -> Float[Tensor, "n s d"]:
-        """Pixels in [0, 1] to what it sees at frames 0, 2, 4, ..."""
-        return F.silu(self.hidden(rearrange(self.layers(x - 0.5), "n c s h w -> n s (c h w)")))
+    def forward(self, x: Float[Tensor, "n 3 t 64 64"]) -> tuple[Float[Tensor, "n s d"], Float[Tensor, "n f"]]:
+        """Pixels in [0, 1] to what it sees at frames 0, 2, 4, ..., and to the features of the clip.
 
-    def features(self, x: Float[Tensor, "n 3 t 64 64"]) -> Float[Tensor, "n d"]:
-        """Of each hidden number its mean and its spread over time, and how much it changes from look to look."""
-        seen = self(x)
-        change = (seen[:, 1:] - seen[:, :-1]).square().mean(1).sqrt()
-        return torch.cat([seen.mean(1), seen.std(1, correction=0), change], 1)
+        The features are the mean over time of each hidden number, how much it changes from look to look, and the
+        spread of the first channels; each in units of its own spread over real films.
+        """
+        x = x - 0.5
+        sharp = []
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            if i < SHARP:
+                sharp.append(x.std((2, 3, 4), correction=0))
+        seen = F.silu(self.hidden(rearrange(self.narrow(x), "n c s h w -> n s (c h w)")))
+        change = (seen[:, 1:] - seen[:, :-1]).square().mean(1).add(1e-8).sqrt()
+        return seen, (torch.cat([seen.mean(1), change, *sharp], 1) - self.centre) / self.spread
 
 
 class _Heads(nn.Module):
@@ -74,7 +87,7 @@ class _Heads(nn.Module):
         super().__init__()
         self.things = nn.Linear(DIM, 5 * len(COLOURS))  # there?, x, y, velocity x, velocity y
         self.count = nn.Linear(DIM, 1)
-        self.direction = nn.Sequential(nn.Linear(3 * DIM, DIM), nn.SiLU(), nn.Linear(DIM, 1))
+        self.direction = nn.Sequential(nn.Linear(DIM_FEATURES, DIM), nn.SiLU(), nn.Linear(DIM, 1))
 
 
 # -- targets --------------------------------------------------------------------------------------
@@ -105,7 +118,7 @@ def _targets(track: Track) -> _Targets:
 
 
 def _loss(encoder: Encoder, heads: _Heads, x: Float[Tensor, "n 3 t 64 64"], targets: dict[str, Tensor]) -> Tensor:
-    seen = encoder(x)
+    seen, features = encoder(x)
     said = rearrange(heads.things(seen), "n s (k five) -> n s k five", five=5)
     there = targets["there"]
     weight = there / there.sum().clamp(min=1)
@@ -113,7 +126,7 @@ def _loss(encoder: Encoder, heads: _Heads, x: Float[Tensor, "n 3 t 64 64"], targ
     loss = loss + 4 * ((said[..., 1:3] - targets["centre"]).square().sum(-1) * weight).sum()
     loss = loss + ((said[..., 3:5] - targets["velocity"]).square().sum(-1) * weight).sum()
     loss = loss + 0.1 * (heads.count(seen)[..., 0] - targets["count"]).square().mean()
-    backward = heads.direction(encoder.features(x))[:, 0]
+    backward = heads.direction(features)[:, 0]
     return loss + 0.3 * F.binary_cross_entropy_with_logits(backward, targets["backward"])
 
 
@@ -125,6 +138,7 @@ def train(
     steps: int,
     seed: int,
     batch: int = 16,
+    measured: int = 256,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Encoder:
     """An encoder that has learned from these films, in pieces of 16 frames; half of the pieces run backwards.
@@ -135,6 +149,8 @@ def train(
         films: what happens; those of fewer than 16 frames are left out.
         steps: how often it learns from `batch` pieces.
         seed: of the weights and of the pieces.
+        batch: pieces at a time.
+        measured: pieces, real ones, by which the features are scaled in the end.
         on_step: told the number of the step and its loss.
 
     Raises:
@@ -162,7 +178,23 @@ def train(
         optimiser.step()
         if on_step:
             on_step(step, loss.item())
-    return encoder.eval()
+    encoder.eval()
+    real = [_small(film(_piece(films, rng))) for _ in range(measured)]
+    with torch.no_grad():
+        features = torch.cat([encoder(_channels_first(real[i : i + batch]))[1] for i in range(0, len(real), batch)])
+        encoder.centre.copy_(features.mean(0))
+        encoder.spread.copy_(features.std(0).clamp(min=1e-3))
+    return encoder
+
+
+def _piece(films: Sequence[Track], rng: np.random.Generator) -> Track:
+    track = films[int(rng.integers(len(films)))]
+    start = int(rng.integers(track.num_frames - NUM_FRAMES + 1))
+    return track.part(start, start + NUM_FRAMES)
+
+
+def _channels_first(films: Sequence[np.ndarray]) -> Float[Tensor, "n 3 t h w"]:
+    return rearrange(torch.from_numpy(np.stack(films)), "n t h w c -> n c t h w")
 
 
 def _batch(
@@ -170,9 +202,7 @@ def _batch(
 ) -> tuple[Float[Tensor, "n 3 t 64 64"], dict[str, Tensor]]:
     pixels, rows = [], []
     for _ in range(batch):
-        track = films[int(rng.integers(len(films)))]
-        start = int(rng.integers(track.num_frames - NUM_FRAMES + 1))
-        track = track.part(start, start + NUM_FRAMES)
+        track = _piece(films, rng)
         tier: Tier = "textured" if rng.random() < 0.25 else "flat"
         backward = bool(rng.random() < 0.5)
         if backward:
@@ -184,7 +214,7 @@ def _batch(
         name: torch.from_numpy(np.stack(values).astype(np.float32))
         for name, values in zip(names, zip(*rows, strict=True), strict=True)
     }
-    return rearrange(torch.from_numpy(np.stack(pixels)), "n t h w c -> n c t h w"), targets
+    return _channels_first(pixels), targets
 
 
 def _small(frames: UInt8[np.ndarray, "t h w 3"]) -> Float[np.ndarray, "t 64 64 3"]:
@@ -264,4 +294,4 @@ def _features(encoder: Encoder, frames: Float[Tensor, "n t c h w"]) -> Float[Ten
     x = rearrange(unit(frames.float()), "n t c h w -> (n t) c h w").to(next(encoder.parameters()).device)
     if x.shape[-2:] != (VIEW, VIEW):
         x = F.interpolate(x, (VIEW, VIEW), mode="bilinear", align_corners=False, antialias=True)
-    return encoder.features(rearrange(x, "(n t) c h w -> n c t h w", n=n))
+    return encoder(rearrange(x, "(n t) c h w -> n c t h w", n=n))[1]

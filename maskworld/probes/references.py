@@ -139,11 +139,11 @@ def reference(name: str) -> Subject:
     kind, _, number = short.partition("-")
     full = f"reference:{short}"
     if short in _SURPRISES:
-        return Subject(full, partial(_filmed, _copy, False), surprise=partial(_surprised, _SURPRISES[short]))
+        return Subject(full, _copied, surprise=partial(_surprised, _SURPRISES[short]))
     if short in _CHANGES:
         return Subject(full, partial(_filmed, _CHANGES[short], False))
-    if short == "blur":
-        return Subject(full, _blurred)
+    if short in _OTHERS:
+        return Subject(full, _OTHERS[short])
     if kind == "noise" and _is_number(number):
         return Subject(full, partial(_filmed, partial(_noisy, float(number)), True))
     if kind == "amnesia" and number.isdecimal():
@@ -175,15 +175,25 @@ def _filmed(change: Change, anew: bool, asked: Sequence[Asked]) -> list[np.ndarr
         rng = _seeded(one)
         chances = one.question.chances or ((1.0, one.question.track),)
         shares = np.array([share for share, _ in chances])
+        count = one.question.num_samples
+        which = rng.choice(len(shares), count, p=shares / shares.sum()).tolist() if len(shares) > 1 else [0] * count
         films: dict[tuple[int, int], np.ndarray] = {}
         samples = []
-        for k in range(one.question.num_samples):
-            which = int(rng.choice(len(shares), p=shares / shares.sum())) if one.question.chances else 0
-            key = (which, k if anew else 0)
+        for k, chance in enumerate(which):  # all references that draw from chance draw the same
+            key = (chance, k if anew else 0)
             if key not in films:
-                films[key] = film(change(one, chances[which][1], rng), one.setting.tier)
+                films[key] = film(change(one, chances[chance][1], rng), one.setting.tier)
             samples.append(films[key])
         answers.append(np.stack(samples))
+    return answers
+
+
+def _copied(asked: Sequence[Asked]) -> list[np.ndarray]:
+    answers = []
+    for one in asked:
+        question = one.question
+        last = film(question.track.part(question.num_context - 1, question.num_context), one.setting.tier)
+        answers.append(np.tile(last, (question.num_samples, question.horizon, 1, 1, 1)))
     return answers
 
 
@@ -248,10 +258,6 @@ def _frozen(asked: Asked, track: Track, rng: np.random.Generator) -> Track:
     return still.changed(position=position, colour=colour, shown=shown)
 
 
-def _copy(asked: Asked, track: Track, rng: np.random.Generator) -> Track:
-    return track.at([asked.question.num_context - 1] * asked.question.horizon)
-
-
 def _amnesic(window: int, asked: Asked, track: Track, rng: np.random.Generator) -> Track:
     now, future = asked.question.num_context, _future(asked, track)
     recent = track.part(max(0, now - window - 1), now)  # unseen in one frame more than the window is too long
@@ -308,10 +314,10 @@ _CHANGES: dict[str, Change] = {
     "oracle": _truth,
     "linear": _linear,
     "frozen": _frozen,
-    "copy": _copy,
     "shuffled": _shuffled,
     "typical": _typical,
     "noop": _noop,
     "random": _random,
 }
+_OTHERS: dict[str, Callable] = {"copy": _copied, "blur": _blurred}
 _SURPRISES: dict[str, Callable] = {"frame-difference": frame_difference, "copy-context": copy_context}

@@ -80,7 +80,7 @@ class Suite:
     """What is asked: `episodes` of each family. `samples`: answers to each question, where it does not want more."""
 
     families: tuple[Family, ...] = tuple(FAMILIES.values())
-    episodes: int = 24
+    episodes: int = 20
     setting: Setting = field(default_factory=Setting)
     samples: int = 1
 
@@ -92,8 +92,8 @@ class Suite:
 
 
 def quick(**changes: Any) -> Suite:
-    """A first look: an interval is about .1 wide. `changes` replace fields of the suite."""
-    return Suite(**{"episodes": 24, **changes})
+    """A first look, 20 episodes a family: half an interval is about .1. `changes` replace fields of the suite."""
+    return Suite(**{"episodes": 20, **changes})
 
 
 def full(**changes: Any) -> Suite:
@@ -239,7 +239,7 @@ def _draw(
     return drawn
 
 
-CHUNK = 12  # episodes that a worker draws at a time, neighbours so that they can borrow from each other
+CHUNK = 10  # episodes that a worker draws at a time, neighbours so that they can borrow from each other
 
 
 @contextmanager
