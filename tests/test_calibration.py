@@ -6,12 +6,15 @@ Everything here is asked of a few episodes, and in the slow tests of 200.
 from __future__ import annotations
 
 import dataclasses
+import json
+import sys
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from maskworld.probes.base import Asked, Marks, Setting, Subject
+from maskworld.probes.base import VERSION, Asked, Marks, Setting, Subject
 from maskworld.probes.futures import NUM_SAMPLES
 from maskworld.probes.references import drawn, reference
 from maskworld.probes.stage import film
@@ -220,3 +223,21 @@ def test_oracle_and_floors_elsewhere(id: str, setting: Setting) -> None:
     assert result.score is not None, result.reason
     assert result.score.mean == 1.0 and result.ceiling is not None and result.floor is not None
     assert result.ceiling < 0.3 * result.floor
+
+
+# -- golden ---------------------------------------------------------------------------------------
+
+
+def test_episodes_are_those_that_were_written_down() -> None:
+    """Run scripts/golden.py where a scene was changed on purpose."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+    from golden import FILE, golden, made_by
+
+    held = json.loads(FILE.read_text())
+    assert (held["version"], list(held["families"])) == (VERSION, list(FAMILIES)), "scripts/golden.py was not run"
+    if held["made by"] != made_by():
+        pytest.skip(f"written down on {held['made by']}, where numbers may round otherwise")
+    now = golden()["families"]
+    states = {id: [states for tier in tiers.values() for states, _ in tier] for id, tiers in now.items()}
+    assert states == {id: [s for tier in tiers.values() for s, _ in tier] for id, tiers in held["families"].items()}
+    assert now == held["families"], "the same states, but other pixels"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -129,8 +130,14 @@ def test_the_score_follows_from_the_marks() -> None:
     assert score.unclipped.mean == pytest.approx((score.floor - m) / (score.floor - score.ceiling))
     errors = score.marks["linear"].values()
     assert m == pytest.approx(sum(a for a, _ in errors) / sum(b for _, b in errors))
-    assert score.best in ("linear", "frozen", "amnesia-8")
+    assert score.best == min(("linear", "frozen", "amnesia-8"), key=lambda name: score.beside[name].error)
     assert score.over_best and score.over_best.mean <= 0 and (score.over_best.mean == 0) == (score.best == "linear")
+
+
+def test_a_reference_that_is_perfect_is_not_the_one_to_beat() -> None:
+    score = run(reference("oracle"), quick(families=suite_.families_of(["P2a"]), episodes=5), workers=0).scores["P2a"]
+    assert score.beside["linear"].score > 0.99 and score.beside["frozen"].score > 0.99
+    assert score.best == "amnesia-8" and score.over_best and score.over_best.mean == 1.0
 
 
 def test_the_interval_narrows_with_episodes_and_holds_the_mean() -> None:
@@ -413,3 +420,19 @@ def test_scores_are_json(tmp_path: Path) -> None:
     assert found["persistence"] == found["causality"] == 1.0 and found["families"]["T1"]["score"]["low"] is None
     assert set(found["families"]["T1"]["references"]) == set(BESIDE)
     assert found["families"]["T1"]["curves"]["located"]["axes"] == ["frames", "located"]
+
+
+def test_the_benchmark_tells_rates_and_seconds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(__file__).parents[1] / "benchmarks" / "probes.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_probes", path)
+    assert spec is not None and spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    monkeypatch.setattr(benchmark, "quick", lambda **changes: quick(**{**changes, "episodes": 1}))
+    assert benchmark.main(["--families", "P2a,P5", "--episodes", "1", "--workers", "0", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [row["family"] for row in found["families"]] == ["P2a", "P5"]
+    assert all(row[name] > 0 for row in found["families"] for name in ("draw_s", "film_s", "suite_s"))
+    assert found["suites"]["quick"]["wall_s"] > 0 and list(found["suites"]) == ["quick"]

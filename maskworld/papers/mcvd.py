@@ -571,7 +571,7 @@ def small(**changes) -> Config:
     noise on them.
     """
     config = Config(
-        size=64, past=5, current=1, future=5, width=24, multiples=(1, 2, 4), blocks=1, attention=(8,), dim_head=48,
+        size=64, past=5, current=1, future=5, width=48, multiples=(1, 1, 2), blocks=1, attention=(8,), dim_head=48,
         dropout=0.0, schedule="cosine", stem=2, predicts="x0", weight="min_snr", told=True, partial=True,
         context_noise=0.4,
     )  # fmt: skip

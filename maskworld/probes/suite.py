@@ -619,7 +619,7 @@ class _Asking:
 # -- scores ---------------------------------------------------------------------------------------
 
 RESAMPLES = 2000
-NO_ROOM = 0.01  # a simple reference whose score is so near to 1 leaves nothing to be better by
+PERFECT = 0.99  # a simple reference with this score leaves nothing to be better by
 
 
 @dataclass(frozen=True)
@@ -647,8 +647,8 @@ class Score:
     error        the headline: lower is better
     unclipped    (floor - error) / (floor - ceiling): 1 for the oracle, 0 for the better of copy and shuffled
     score        the same, clipped to 0..1
-    best         the best simple reference (linear, frozen, amnesia-8)
-    over_best    (its error - error) / (its error - ceiling): above 0 is better than it; None where it is at the ceiling
+    best         the best of the simple references (linear, frozen, amnesia-8) that are not perfect here
+    over_best    (its error - error) / (its error - ceiling): above 0 is better than it
     marks        error of each episode, for the subject and for the references
     failed       whether the reason is something that went wrong
     """
@@ -738,22 +738,21 @@ def _scored(
     error = {name: _ratio(counts, pairs.values()) for name, pairs in errors.items()}
     floor = np.minimum(*(error[name] for name in FLOORS))
     ceiling, subject = error[CEILING], error[""]
-    best = min(SIMPLE, key=lambda name: error[name][0])
     if not np.isfinite(subject[0]) or not floor[0] > ceiling[0]:
         why = "nothing was measured" if not np.isfinite(subject[0]) else "the oracle is no better than the floor"
         return _Scored(dataclasses.replace(score, reason=f"{why} in {len(common)} episodes"), None)
     unclipped = _share(floor, subject, ceiling)
-    simple = np.min([error[name] for name in SIMPLE], axis=0)
-    n, room = len(common), float((simple[0] - ceiling[0]) / (floor[0] - ceiling[0]))
+    n, wrong = len(common), [name for name in SIMPLE if _share(floor, error[name], ceiling)[0] < PERFECT]
+    simple = np.min([error[name] for name in wrong], axis=0) if wrong else None
     score = dataclasses.replace(
         score,
         error=_interval(subject, n),
         score=_interval(unclipped.clip(0, 1), n),
         unclipped=_interval(unclipped, n),
-        over_best=_interval(_share(simple, subject, ceiling), n) if room > NO_ROOM else None,
+        over_best=None if simple is None else _interval(_share(simple, subject, ceiling), n),
         floor=float(floor[0]),
         ceiling=float(ceiling[0]),
-        best=best,
+        best=min(wrong, key=lambda name: error[name][0], default=None),
         beside={
             name: Beside(
                 float(error[name][0]),
