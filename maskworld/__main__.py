@@ -359,6 +359,7 @@ def probe(
     workers: int = 2,
     steps: int | None = None,
     solver: Solver | None = None,
+    extractor: str = "random3d",
     force: bool = False,
     json: bool = False,
 ) -> int:
@@ -369,12 +370,14 @@ def probe(
         workers: processes that draw, film and mark.
         steps: steps of a checkpoint's solver; fewer is faster.
         solver: of a checkpoint; its own choice otherwise.
+        extractor: features of the distances between sets of films that stand beside the scores in a folder: pixels8,
+            random3d, domain:FILE, torchscript:FILE or hf:NAME; n/a where its weights are not there.
         force: begin again in a folder that holds another run.
         json: end with one line of JSON.
     """
     from maskworld.commands.probe import probe_command
 
-    return probe_command(model, out, probing, workers, steps, solver, force, json)
+    return probe_command(model, out, probing, workers, steps, solver, extractor, force, json)
 
 
 def probe_export(
@@ -402,6 +405,7 @@ def probe_score(
     name: str | None = None,
     passive: bool = False,
     workers: int = 2,
+    extractor: str = "random3d",
     force: bool = False,
     json: bool = False,
 ) -> int:
@@ -414,12 +418,13 @@ def probe_score(
         name: of who answered; the folder's otherwise.
         passive: who answered takes no actions, and left out the questions that have them.
         workers: processes that draw, film and mark.
+        extractor: features of the distances between sets of films, as for `probe`.
         force: begin again in a folder that holds another run.
         json: end with one line of JSON.
     """
     from maskworld.commands.probe import score_command
 
-    return score_command(folder, out, salt, name, passive, workers, force, json)
+    return score_command(folder, out, salt, name, passive, workers, extractor, force, json)
 
 
 def probe_compare(

@@ -21,8 +21,11 @@ from maskworld import checkpoint
 from maskworld.__main__ import Probing
 from maskworld.commands.subjects import subject_of
 from maskworld.probes import exchange
+from maskworld.probes import pictures as pictures_
 from maskworld.probes import suite as suite_
 from maskworld.probes.base import Family, Setting, Subject
+from maskworld.probes.pictures import Pictures, watched
+from maskworld.probes.quality import Extractor, extractor_of
 from maskworld.probes.statistics import Interval
 from maskworld.probes.suite import FAMILIES, Index, Progress, Result, Score, Suite
 
@@ -38,16 +41,19 @@ def probe_command(
     workers: int,
     steps: int | None,
     solver: str | None,
+    extractor: str,
     force: bool,
     json: bool,
 ) -> int:
     """Exit code 0; 3 where the model failed at a family; 130 where it was interrupted."""
     began, suite = time.perf_counter(), _suite(probing)
     subject = subject_of(model, suite.setting, steps, solver)
+    features, absent = _extractor(extractor)
     about = {"model": model, "weights": _digest(model), "steps": steps, "solver": solver}
     _claim(out, about, force)
-    result = _run(subject, suite, out, workers)
-    return _tell(result, out, "probe", time.perf_counter() - began, json)
+    pictures = Pictures(features, path=None if out is None else out / PICTURES)
+    result = _run(subject if out is None else watched(subject, pictures), suite, out, workers)
+    return _tell(result, out, "probe", time.perf_counter() - began, json, pictures, absent)
 
 
 def export_command(folder: Path, probing: Probing, layout: exchange.Layout, json: bool) -> int:
@@ -84,6 +90,7 @@ def score_command(
     name: str | None,
     passive: bool,
     workers: int,
+    extractor: str,
     force: bool,
     json: bool,
 ) -> int:
@@ -91,6 +98,7 @@ def score_command(
     began = time.perf_counter()
     if name is not None and (not name or name.startswith("reference:")):
         raise ValueError(f"--name {name!r}: a name of who answered, and not of a reference")
+    features, absent = _extractor(extractor)
     manifest = exchange.manifest_of(folder)
     setting = manifest.setting(salt or "")
     exchange.checked(manifest, FAMILIES, setting)
@@ -105,15 +113,15 @@ def score_command(
     subject = exchange.subject(folder, name, actions=not passive)
     _claim(out, {"answers": str(folder.resolve()), "name": subject.name}, force)
     if out is not None:  # answers may have changed since
-        for left in ("episodes.jsonl", "films"):
+        for left in ("episodes.jsonl", PICTURES, "films"):
             _remove(out / left)
     suite = Suite(whole or tuple(asked), manifest.episodes, setting, manifest.samples)
     nothing = Index(None, 0, 0)
-    result = _run(subject, suite, out, workers) if whole else Result(subject.name, suite, {}, nothing, nothing)
+    pictures = Pictures(features, path=None if out is None else out / PICTURES)
+    taken = subject if out is None else watched(subject, pictures)
+    result = _run(taken, suite, out, workers) if whole else Result(subject.name, suite, {}, nothing, nothing)
     result = _completed(result, manifest, troubles)
-    if out is not None:
-        _write_json(out / "scores.json", suite_.as_dict(result))
-    return _tell(result, out, "probe score", time.perf_counter() - began, json)
+    return _tell(result, out, "probe score", time.perf_counter() - began, json, pictures, absent)
 
 
 def compare_command(a: Path, b: Path, json: bool) -> int:
@@ -168,7 +176,18 @@ def _digest(model: str) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-_OURS = ("run.json", "episodes.jsonl", "references.jsonl", "scores.json", "report.html", "films")
+PICTURES = "pictures.jsonl"
+_OURS = ("run.json", "episodes.jsonl", "references.jsonl", PICTURES, "scores.json", "report.html", "films")
+
+
+def _extractor(text: str) -> tuple[Extractor | None, str | None]:
+    """The extractor of these words; or none, and why, where its weights or its package are not there."""
+    try:
+        return extractor_of(text), None
+    except ValueError as error:
+        if text.partition(":")[0] in ("domain", "torchscript", "hf") and text.partition(":")[2]:
+            return None, f"{text}: {error}"
+        raise
 
 
 def _claim(out: Path | None, about: Mapping[str, Any], force: bool) -> None:
@@ -286,13 +305,24 @@ AXES: tuple[Literal["persistence", "causality"], ...] = ("persistence", "causali
 CURVED = ("P1", "P2a")  # families whose curves are told: what is recalled after a gap
 
 
-def _tell(result: Result, out: Path | None, command: str, seconds: float, json: bool) -> int:
-    """The table, the page and the line of JSON; gives the exit code."""
+def _tell(
+    result: Result,
+    out: Path | None,
+    command: str,
+    seconds: float,
+    json: bool,
+    pictures: Pictures,
+    absent: str | None,
+) -> int:
+    """The table, scores.json, the page and the line of JSON; gives the exit code."""
     page = None
     if out is not None:
         from maskworld.report.probes import write
 
-        page = write(suite_.as_dict(result), out / "films", out, force=True)
+        scores = suite_.as_dict(result)
+        scores["pictures"] = {**pictures_.summary(pictures, list(result.scores)), "absent": absent}
+        _write_json(out / "scores.json", scores)
+        page = write(scores, out / "films", out, force=True)
     print(as_table(result))
     if page is not None:
         print(f"\n{page.resolve()}: open it in a browser")

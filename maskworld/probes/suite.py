@@ -20,6 +20,7 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -253,11 +254,19 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
     context = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload([__name__])
-    pool = ProcessPoolExecutor(workers, mp_context=context)
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=signal.signal, initargs=_DEAF)
     try:
         yield pool
+    except BaseException:  # nobody waits for what is under way
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+_DEAF = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches workers, too: who started them ends them
 
 
 class _Job(NamedTuple):

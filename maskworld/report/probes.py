@@ -77,6 +77,7 @@ def page(scores: Mapping[str, Any], films: Path) -> Page:
     sections = [
         Section("Scores", _READ, [_table(families), *_beside(families), Note(_READ_MORE)]),
         *_axes(families, films),
+        *_pictures(scores.get("pictures")),
         Section("Run it again", _AGAIN, [Code(_command(subject, scores, setting))]),
     ]
     return Page(
@@ -194,6 +195,47 @@ def _beside(families: Mapping[str, Mapping[str, Any]]) -> list[Block]:
 def _plain(value: float | None, digits: int = 2) -> Interval | None:
     """A number without an interval."""
     return None if value is None else Interval(value, math.nan, math.nan, digits)
+
+
+def _pictures(given: Any) -> list[Section]:
+    """PSNR, SSIM and distances between sets of films, which enter no score."""
+    if given is None:
+        return []
+    pictures = _mapping(given, "the pictures")
+    blocks: list[Block] = []
+    rows: list[list[Any]] = []
+    for id, one in _mapping(pictures.get("families"), "the pictures").items():
+        psnr, ssim = (_interval(one, name, f"{name} of {id}") for name in ("psnr", "ssim"))
+        rows.append([id, psnr, ssim])
+    if rows:
+        caption = (
+            f"Protocol {pictures['protocol']}, best of {pictures['best_of']}, at {pictures['size']} x "
+            f"{pictures['size']}; the context is left out. Intervals over episodes."
+        )
+        blocks.append(Table(["", "PSNR (dB)", "SSIM"], rows, caption))
+    distance = pictures.get("distance")
+    if distance is not None:
+        names = {"all": "answers from real films", "filled_halves": "half of the answers from the other real half"}
+        names["real_halves"] = "one real half from the other"
+        kinds = {"frechet": "Frechet", "mmd": "squared MMD, unbiased"}
+        rows = [
+            [text, *(_plain(_mean(distance[kind], which, f"the {kind} distance"), 3) for kind in kinds)]
+            for which, text in names.items()
+        ]
+        caption = (
+            f"Features of {distance['extractor']}; {distance['films']} films of {distance['frames']} frames at "
+            f"{distance['size']} x {distance['size']}, the context left out. The two halves compare like with like."
+        )
+        blocks.append(Table(["", *kinds.values()], rows, caption))
+    if pictures.get("absent"):
+        blocks.append(Note(f"Distances between sets of films: n/a. {pictures['absent']}", warning=True))
+    return [Section("Pictures", _BESIDE, blocks)] if blocks else []
+
+
+_BESIDE = (
+    "How near the pixels come. None of this enters a score: a future of another world is perfect to a distance between "
+    "sets, and a blur in which nothing is left is good to PSNR."
+)
 
 
 # -- families -------------------------------------------------------------------------------------
