@@ -414,3 +414,17 @@ def test_help_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip().endswith("[]")
+
+
+def test_weights_that_are_not_there_are_not_available_and_the_rest_is(scores, tmp_path):
+    out = tmp_path / "out"
+    scores("reference:typical", "--families", "P1", "--episodes", 2, "-o", out, "--extractor", "torchscript:/no/i3d.pt")
+    found = json.loads((out / "scores.json").read_text())["pictures"]
+    assert found["distance"] is None and "/no/i3d.pt" in found["absent"]
+    assert found["families"]["P1"]["psnr"]["n"] == 2
+    assert "n/a" in (out / "report.html").read_text()
+
+
+def test_an_extractor_that_there_is_not_is_bad_input(cli):
+    code, _, errors = cli("reference:copy", "--families", "P1", "--extractor", "random3")
+    assert code == 2 and len(errors) == 1 and "random3d" in errors[0]
