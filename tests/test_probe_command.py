@@ -417,8 +417,14 @@ def test_help_loads_nothing_heavy():
 
 
 def test_weights_that_are_not_there_are_not_available_and_the_rest_is(scores, tmp_path):
-    out = tmp_path / "out"
-    scores("reference:typical", "--families", "P1", "--episodes", 2, "-o", out, "--extractor", "torchscript:/no/i3d.pt")
+    (tmp_path / "dark.py").write_text(
+        "import numpy as np\n"
+        "def predict(context, actions, horizon, num_samples, seed):\n"
+        "    b, _, h, w, _ = context.shape\n"
+        "    return np.zeros((b, num_samples, horizon, h, w, 3), np.uint8)\n"
+    )
+    out, who = tmp_path / "out", f"python:{tmp_path / 'dark.py'}:predict"
+    scores(who, "--families", "P1", "--episodes", 2, "-o", out, "--extractor", "torchscript:/no/i3d.pt")
     found = json.loads((out / "scores.json").read_text())["pictures"]
     assert found["distance"] is None and "/no/i3d.pt" in found["absent"]
     assert found["families"]["P1"]["psnr"]["n"] == 2

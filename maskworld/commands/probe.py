@@ -52,8 +52,7 @@ def probe_command(
     about = {"model": model, "weights": _digest(model), "steps": steps, "solver": solver}
     _claim(out, about, force)
     pictures = Pictures(features, path=None if out is None else out / PICTURES)
-    # What stands beside every subject is marked where it is drawn, and is not asked here.
-    plain = out is None or model in {f"reference:{name}" for name in suite_.BESIDE}
+    plain = out is None or model.startswith("reference:")  # which is marked where it is drawn, and not asked here
     result = _run(subject if plain else watched(subject, pictures), suite, out, workers)
     return _tell(result, out, "probe", time.perf_counter() - began, json, pictures, absent)
 
