@@ -360,6 +360,7 @@ def probe(
     steps: int | None = None,
     solver: Solver | None = None,
     extractor: str = "random3d",
+    ood: bool = False,
     force: bool = False,
     json: bool = False,
 ) -> int:
@@ -372,12 +373,13 @@ def probe(
         solver: of a checkpoint; its own choice otherwise.
         extractor: features of the distances between sets of films that stand beside the scores in a folder: pixels8,
             random3d, domain:FILE, torchscript:FILE or hf:NAME; n/a where its weights are not there.
+        ood: ask in every shift, too; the page has a column for each.
         force: begin again in a folder that holds another run.
         json: end with one line of JSON.
     """
     from maskworld.commands.probe import probe_command
 
-    return probe_command(model, out, probing, workers, steps, solver, extractor, force, json)
+    return probe_command(model, out, probing, workers, steps, solver, extractor, ood, force, json)
 
 
 def probe_export(

@@ -434,3 +434,16 @@ def test_weights_that_are_not_there_are_not_available_and_the_rest_is(scores, tm
 def test_an_extractor_that_there_is_not_is_bad_input(cli):
     code, _, errors = cli("reference:copy", "--families", "P1", "--extractor", "random3")
     assert code == 2 and len(errors) == 1 and "random3d" in errors[0]
+
+
+def test_every_shift_has_its_column(scores, cli, tmp_path):
+    out = tmp_path / "out"
+    found = scores("reference:copy", "--families", "P1", "--episodes", 2, "--ood", "-o", out)
+    assert list(found["shifted"]) == ["speed", "size", "mass", "count", "palette"]
+    assert {one["scores"]["P1"] for one in found["shifted"].values()} == {0.0}
+    page = (out / "report.html").read_text()
+    assert "Out of distribution" in page and "palette" in page
+    told = json.loads((out / "shifted" / "speed" / "scores.json").read_text())
+    assert told["setting"]["shift"] == "speed"
+    code, _, errors = cli("reference:copy", "--families", "P1", "--ood", "--shift", "speed")
+    assert code == 2 and "--shift speed" in errors[0]

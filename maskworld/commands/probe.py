@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from tqdm import tqdm
@@ -23,7 +24,7 @@ from maskworld.commands.subjects import subject_of
 from maskworld.probes import exchange
 from maskworld.probes import pictures as pictures_
 from maskworld.probes import suite as suite_
-from maskworld.probes.base import Family, Setting, Subject
+from maskworld.probes.base import SHIFTS, Family, Setting, Subject
 from maskworld.probes.pictures import Pictures, watched
 from maskworld.probes.quality import Extractor, extractor_of
 from maskworld.probes.statistics import Interval
@@ -42,6 +43,7 @@ def probe_command(
     steps: int | None,
     solver: str | None,
     extractor: str,
+    ood: bool,
     force: bool,
     json: bool,
 ) -> int:
@@ -49,12 +51,18 @@ def probe_command(
     began, suite = time.perf_counter(), _suite(probing)
     subject = subject_of(model, suite.setting, steps, solver)
     features, absent = _extractor(extractor)
+    if ood and suite.setting.shift != "none":
+        raise ValueError(f"--ood asks in every shift beside none: leave out --shift {suite.setting.shift}")
     about = {"model": model, "weights": _digest(model), "steps": steps, "solver": solver}
     _claim(out, about, force)
     pictures = Pictures(features, path=None if out is None else out / PICTURES)
     plain = out is None or model.startswith("reference:")  # which is marked where it is drawn, and not asked here
     result = _run(subject if plain else watched(subject, pictures), suite, out, workers)
-    return _tell(result, out, "probe", time.perf_counter() - began, json, pictures, absent)
+    shifted = {}
+    for shift in SHIFTS[1:] if ood else ():
+        other = dataclasses.replace(suite, setting=dataclasses.replace(suite.setting, shift=shift))
+        shifted[shift] = _run(subject, other, None if out is None else out / SHIFTED / shift, workers)
+    return _tell(result, out, "probe", time.perf_counter() - began, json, pictures, absent, shifted)
 
 
 def export_command(folder: Path, probing: Probing, layout: exchange.Layout, json: bool) -> int:
@@ -177,8 +185,8 @@ def _digest(model: str) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-PICTURES = "pictures.jsonl"
-_OURS = ("run.json", "episodes.jsonl", "references.jsonl", PICTURES, "scores.json", "report.html", "films")
+PICTURES, SHIFTED = "pictures.jsonl", "shifted"
+_OURS = ("run.json", "episodes.jsonl", "references.jsonl", PICTURES, SHIFTED, "scores.json", "report.html", "films")
 
 
 def _extractor(text: str) -> tuple[Extractor | None, str | None]:
@@ -314,6 +322,7 @@ def _tell(
     json: bool,
     pictures: Pictures,
     absent: str | None,
+    shifted: Mapping[str, Result] = MappingProxyType({}),
 ) -> int:
     """The table, scores.json, the page and the line of JSON; gives the exit code."""
     page = None
@@ -322,18 +331,40 @@ def _tell(
 
         scores = suite_.as_dict(result)
         scores["pictures"] = {**pictures_.summary(pictures, list(result.scores)), "absent": absent}
+        scores["shifted"] = {shift: summary(other) for shift, other in shifted.items()}
         _write_json(out / "scores.json", scores)
         page = write(scores, out / "films", out, force=True)
     print(as_table(result))
+    if shifted:
+        print(f"\n{shift_table(result, shifted)}")
     if page is not None:
         print(f"\n{page.resolve()}: open it in a browser")
     if json:
         print(
             json_.dumps(
-                {"command": command, **summary(result), "report": page and str(page), "seconds": round(seconds, 1)}
+                {
+                    "command": command,
+                    **summary(result),
+                    **({"shifted": {shift: summary(other) for shift, other in shifted.items()}} if shifted else {}),
+                    "report": page and str(page),
+                    "seconds": round(seconds, 1),
+                }
             )
         )
-    return 3 if result.failed else 0
+    return 3 if any(one.failed for one in (result, *shifted.values())) else 0
+
+
+def shift_table(result: Result, shifted: Mapping[str, Result]) -> str:
+    """Scores in the suite's own ranges, and with one of them moved to where no training clip was."""
+    every = {"none": result, **shifted}
+    rows = [["shift", *every]]
+    for id in result.scores:
+        found = [one.scores[id].score for one in every.values()]
+        rows.append([id, *("n/a" if score is None else _two(score.mean) for score in found)])
+    for axis in AXES:
+        indices = [getattr(one, axis).score for one in every.values()]
+        rows.append([axis, *("n/a" if score is None else _two(score.mean) for score in indices)])
+    return _columns(rows)
 
 
 def as_table(result: Result) -> str:

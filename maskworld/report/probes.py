@@ -77,6 +77,7 @@ def page(scores: Mapping[str, Any], films: Path) -> Page:
     sections = [
         Section("Scores", _READ, [_table(families), *_beside(families), Note(_READ_MORE)]),
         *_axes(families, films),
+        *_shifted(scores, families),
         *_pictures(scores.get("pictures")),
         Section("Run it again", _AGAIN, [Code(_command(subject, scores, setting))]),
     ]
@@ -195,6 +196,19 @@ def _beside(families: Mapping[str, Mapping[str, Any]]) -> list[Block]:
 def _plain(value: float | None, digits: int = 2) -> Interval | None:
     """A number without an interval."""
     return None if value is None else Interval(value, math.nan, math.nan, digits)
+
+
+def _shifted(scores: Mapping[str, Any], families: Mapping[str, Mapping[str, Any]]) -> list[Section]:
+    """A column for each shift that was asked beside the suite's own ranges."""
+    shifted = {name: _mapping(one, f"the shift {name}") for name, one in (scores.get("shifted") or {}).items()}
+    if not shifted:
+        return []
+    rows = []
+    for id, family in families.items():
+        there = [_mapping(one.get("scores"), f"the scores of the shift {name}") for name, one in shifted.items()]
+        rows.append([id, _interval(family, "score", id), *(_plain(_mean(one, id, id)) for one in there)])
+    text = "One range at a time is moved to where no training clip was: faster, larger, heavier, more, other colours."
+    return [Section("Out of distribution", text, [Table(["", "as trained", *shifted], rows)])]
 
 
 def _pictures(given: Any) -> list[Section]:
