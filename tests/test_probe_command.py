@@ -233,7 +233,7 @@ def test_a_checkpoint_answers_whatever_the_batch(of_colour):
         check_answer(one, a)
         assert np.abs(a.astype(int) - b).max() <= 2  # bf16 rounds by the batch
     assert not np.array_equal(together[1][0], together[1][1])  # two samples
-    assert not np.array_equal(together[0][0], together[1][0])  # two branches of one prompt
+    assert np.abs(together[0][0].astype(int) - together[1][0]).max() <= 2  # two branches of one prompt, one noise
 
 
 def test_the_surprise_of_a_checkpoint_has_one_noise_for_all_branches(of_colour):

@@ -416,7 +416,7 @@ def summary(result: Result) -> dict[str, Any]:
 
 
 def _two(value: float) -> str:
-    return f"{value:.2f}"
+    return f"{round(value, 2) + 0.0:.2f}"  # and never -0.00
 
 
 def _span(value: Interval) -> str:

@@ -65,8 +65,9 @@ def grouped(keys: Sequence[Any], at_most: int | None = None) -> Iterator[list[in
 def of_world(world: World, name: str, rows: int = 16) -> Subject:
     """A model of ours, which takes no actions. It is shown of the prompt what it was trained to see.
 
-    Each sample has its own noise, which depends on the question and the sample alone. Surprise, where the model has
-    one, is measured under equal noise for all questions of an episode. `rows` are filled in together.
+    Each sample has its own noise, which depends on the episode and the sample alone: the branches of an episode share
+    it, so that what differs between them has no other cause. Surprise, where the model has one, is measured under equal
+    noise, too. `rows` are filled in together.
     """
     config = world.config
     watch = world.surprise_with_rng
@@ -84,7 +85,7 @@ def of_world(world: World, name: str, rows: int = 16) -> Subject:
         drawn: dict[tuple[int, int], np.ndarray] = {}
         for group in grouped(lengths, rows):
             part = [many[row] for row in group]
-            rng = Rng([_generator(asked[place], asked[place].branch, sample) for place, sample in part])
+            rng = Rng([_generator(asked[place], sample) for place, sample in part])
             prompt = to(collate([prompts[place] for place, _ in part]), world.device)
             ahead = ahead_of(prompt, asked[part[0][0]].question.horizon)
             future = rollout(world.fill_with_rng, prompt, ahead, memory, config.current, rng)
