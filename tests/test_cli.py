@@ -383,6 +383,18 @@ def test_train_resume_and_use(cli, tmp_path):
     assert np.load(out)["frames"].shape == (1, 2, 64, 64, 1)
 
 
+def test_a_training_starts_from_weights(cli, tmp_path):
+    command = ["train", "mcvd-digits", *TINY, "--workers", 0, "--steps", 1]
+    assert cli(*command, "-o", tmp_path / "a")[0] == 0
+    for name, options in (("same", ["--start", tmp_path / "a"]), ("new", ["--seed", 1])):
+        assert cli(*command, "-o", tmp_path / name, *options, "--lr", 0)[0] == 0  # nothing is learnt
+    a, same, new = (checkpoint.read(tmp_path / name / "model.safetensors")[0] for name in ("a", "same", "new"))
+    assert all(torch.equal(value, same[name]) for name, value in a.items())
+    assert not all(torch.equal(value, new[name]) for name, value in a.items())
+    code, _, errors = cli(*command, "-o", tmp_path / "other", "--start", "mcvd-digits")
+    assert code == 2 and "do not fit" in errors[-1] and not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -35,6 +35,7 @@ def run(
     steps: int | None = None,
     minutes: float | None = None,
     resume: bool = False,
+    start: str | None = None,
     workers: int = 1,
     threads: int | None = None,
     json: bool = False,
@@ -46,6 +47,7 @@ def run(
         steps: steps in all, earlier ones of a resumed run counted in.
         minutes: wall time of this call; what is done by then is saved and can be resumed.
         resume: go on with the training in OUT.
+        start: begin with the weights of this checkpoint (a path, a name of the zoo, hub:OWNER/NAME) and not at random.
         workers: processes that make data; 0 makes it between the steps.
         threads: cores of the training itself; all otherwise.
         json: end with one line of JSON.
@@ -57,6 +59,8 @@ def run(
 
     if threads is not None:
         torch.set_num_threads(threads)
+    if start is not None and not resume:
+        begin_with(recipe, start)
     bf16 = fast_precision("cuda" if torch.cuda.is_available() else "cpu") == torch.bfloat16
     last = train.train(
         recipe,
@@ -73,6 +77,19 @@ def run(
     else:
         print(f"{out}: " + ", ".join(f"{name} {value:.5g}" for name, value in numbers.items()))
     return 0
+
+
+def begin_with(recipe: Recipe, start: str) -> None:
+    """Give the recipe's network these weights. Raises ValueError where they are not of such a network."""
+    from maskworld import checkpoint
+
+    path = checkpoint.find(start)
+    tensors, about = checkpoint.read(path)
+    checkpoint.finite(tensors, path)
+    wanted = {name: value.shape for name, value in recipe.net.state_dict().items()}
+    if about.get("family") != recipe.about["family"] or {k: v.shape for k, v in tensors.items()} != wanted:
+        raise ValueError(f"--start {start}: its weights do not fit this recipe's network; {path} says {about}")
+    recipe.net.load_state_dict({name: value.float() for name, value in tensors.items()})
 
 
 def train_command(name: str, argv: list[str]) -> int:
