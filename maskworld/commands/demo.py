@@ -44,7 +44,8 @@ FAR, GAP = 10, 5  # frames predicted, and frames between
 def demo_command(out: Path, quick: bool, seed: int, json: bool) -> int:
     """Exit code 0, or 3 where a model of the zoo is missing."""
     began = time.perf_counter()
-    size, models = QUICK if quick else FULL, checkpoint.zoo()[::-1]  # discs first: they show best what it can
+    # From the last on: discs show best what there is to show.
+    size, models = QUICK if quick else FULL, dict(reversed(checkpoint.zoo().items()))
     if not models:
         raise ValueError("the zoo is empty: train a model first (maskworld train --help)")
     out.mkdir(parents=True, exist_ok=True)
