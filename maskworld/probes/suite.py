@@ -13,8 +13,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
-import importlib
-import importlib.util
 import itertools
 import json
 import math
@@ -33,6 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from maskworld.probes import causality, futures, persistence, planning, surprise
 from maskworld.probes.base import (
     VERSION,
     Answer,
@@ -55,15 +54,15 @@ from maskworld.probes.statistics import Interval, holm, permutation_test
 
 # -- suites ---------------------------------------------------------------------------------------
 
-_MODULES = ("persistence", "causality", "surprise", "futures", "planning")
 FAMILIES: dict[str, Family] = {
     family.id: family
     for family in sorted(
         (
-            family
-            for name in _MODULES
-            if importlib.util.find_spec(f"maskworld.probes.{name}")
-            for family in importlib.import_module(f"maskworld.probes.{name}").FAMILIES
+            *persistence.FAMILIES,
+            *causality.FAMILIES,
+            *surprise.FAMILIES,
+            *futures.FAMILIES,
+            *planning.FAMILIES,
         ),
         key=lambda family: family.number,
     )
