@@ -207,6 +207,48 @@ def fill(
     return _fill(checkpoint, video, out, Asked("fill", frames, past, future, at, hide, box), drawing)
 
 
+# -- rolling out -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Remembering:
+    """What a model is shown of the past.
+
+    Args:
+        memory: window (the last frames), sink, retrieve, retrieve-camera, retrieve-likeness, consolidate, canvas, or a
+            learned one that the model holds: compress, merge, ssm, ttt, recurrent. All show as much.
+        window: frames to show in all, as the model was trained otherwise.
+        stride: frames filled in at a time; the model's own number otherwise.
+    """
+
+    memory: str | None = None
+    window: int | None = None
+    stride: int | None = None
+
+
+def rollout(
+    checkpoint: Checkpoint,
+    video: Video,
+    out: Out = Path("rollout.mp4"),
+    frames: int = 400,
+    past: int | None = None,
+    actions: Path | None = None,
+    remembering: Shared[Remembering] = Remembering(),
+    drawing: Shared[Drawing] = Drawing(),
+) -> int:
+    """Far beyond the end of a video, piece by piece, with a memory of what was before.
+
+    Args:
+        frames: how many to roll out.
+        past: last frames of the video to begin with; 64, or all that it has, otherwise.
+        actions: .npy or .csv with a row of actions for each of these frames and of those that follow; only for models
+            that take actions.
+    """
+    from maskworld.commands.rollout import rollout_command
+
+    return rollout_command(checkpoint, video, out, frames, past, actions, remembering, drawing)
+
+
 # -- training, data, measuring ----------------------------------------------------------------------
 
 
@@ -356,6 +398,7 @@ def probe(
     ],
     out: Folder = None,
     probing: Shared[Probing] = Probing(),
+    remembering: Shared[Remembering] = Remembering(),
     workers: int = 2,
     steps: int | None = None,
     solver: Solver | None = None,
@@ -379,7 +422,7 @@ def probe(
     """
     from maskworld.commands.probe import probe_command
 
-    return probe_command(model, out, probing, workers, steps, solver, extractor, ood, force, json)
+    return probe_command(model, out, probing, remembering, workers, steps, solver, extractor, ood, force, json)
 
 
 def probe_export(
@@ -495,6 +538,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "lookback": lookback,
     "interpolate": interpolate,
     "generate": generate,
+    "rollout": rollout,
     "train": train,
     "data": data,
     "evaluate": evaluate,

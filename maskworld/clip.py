@@ -51,6 +51,19 @@ class Clip:
         return b, v, t, c, h, w
 
 
+def planar(offset: Float[Tensor, "b t 2"], size: int) -> Cameras:
+    """One camera that slides past a flat world: `offset` (x, y) says by how many pixels, frame by frame.
+
+    The world lies at a depth of `size` before it, so that a step of one unit moves the picture by one pixel.
+    """
+    b, t = offset.shape[:2]
+    centre = size / 2
+    intrinsics = offset.new_tensor([[size, 0.0, centre], [0.0, size, centre], [0.0, 0.0, 1.0]])
+    pose = torch.eye(4, dtype=offset.dtype, device=offset.device).repeat(b, 1, t, 1, 1)
+    pose[:, 0, :, :2, 3] = offset
+    return Cameras(intrinsics.expand(b, 1, 3, 3), pose)
+
+
 # How each field is cut and joined: the axis of the batch is 0 everywhere, this is the axis of time.
 _TIME_AXIS = {"frames": 2, "times": 1, "actions": 1, "depth": 2}
 

@@ -171,6 +171,45 @@ def one_of(draws: Sequence[tuple[float, Draw]]) -> Draw:
     return draw
 
 
+def together(draws: Sequence[tuple[float, Draw]]) -> Draw:
+    """The whole batch takes one of several draws, with these weights: examples with the same known frames go through
+    a network at once. Which one says the first example's generator."""
+    if not draws or min(w for w, _ in draws) < 0 or sum(w for w, _ in draws) <= 0:
+        raise ValueError("together wants draws with weights that are not negative and not all zero")
+    edges = torch.tensor([w for w, _ in draws], dtype=torch.float64).cumsum(0)
+
+    def draw(b: int, v: int, t: int, rng: Rng) -> Known:
+        choice = int(torch.bucketize(rng[[0]].uniform(())[0].double() * edges[-1], edges, right=True))
+        return draws[min(choice, len(draws) - 1)][1](b, v, t, rng)
+
+    return draw
+
+
+def prefix(shortest: int, longest: int) -> Draw:
+    """The first frames of the clip are known, as many for all of the batch: `shortest` to `longest`."""
+    if not 0 <= shortest <= longest:
+        raise ValueError(f"a prefix of {shortest} to {longest} frames")
+
+    def draw(b: int, v: int, t: int, rng: Rng) -> Known:
+        if longest >= t:
+            raise ValueError(f"a prefix of {longest} frames leaves nothing unknown in a clip of {t}")
+        past = int(rng[[0]].integers(shortest, longest + 1, ()))
+        return past_and_future(past, t - past, 0, b, v)
+
+    return draw
+
+
+def between(past: int, future: int) -> Draw:
+    """So many frames at either end are known, and nothing between them."""
+
+    def draw(b: int, v: int, t: int, rng: Rng) -> Known:
+        if past + future >= t:
+            raise ValueError(f"{past} and {future} known frames leave nothing unknown in a clip of {t}")
+        return past_and_future(past, t - past - future, future, b, v)
+
+    return draw
+
+
 def _rank(u: Float[Tensor, "*n m"]) -> Int[Tensor, "*n m"]:
     """The place of each value among the last axis: 0 for the smallest."""
     return u.argsort(-1).argsort(-1)

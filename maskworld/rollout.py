@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 
@@ -32,15 +33,38 @@ def ahead_of(prompt: Clip, num_frames: int) -> Clip:
     return blank(prompt.times[:, -1:] + step, prompt)
 
 
-def rollout(fill: Fill, prompt: Clip, ahead: Clip, memory: Memory[State], stride: int, rng: Rng) -> Clip:
+def rollout(
+    fill: Fill,
+    prompt: Clip,
+    ahead: Clip,
+    memory: Memory[State],
+    stride: int,
+    rng: Rng,
+    on_frame: Callable[[int, int], None] | None = None,
+    window: int | None = None,
+) -> Clip:
     """What happens after `prompt`, `stride` frames at a time; the frames of `ahead` are never read.
 
     Before each piece the memory is asked what to show; after it the piece is stored. Only frames and times are
-    recalled where `ahead` carries nothing more. Raises ValueError for a stride below 1.
+    recalled where `ahead` carries nothing more.
+
+    Args:
+        on_frame: told (frames done, frames in all) after each piece.
+        window: the most known frames that the model is shown at once. The frames at the end of a piece longer than
+            that see none of what the memory shows. None for models that fill a longer piece as one.
+
+    Raises ValueError for a stride below 1, for a stride or a memory longer than the window, and where actions or
+    cameras are given for fewer frames than lie ahead.
     """
     if stride < 1:
         raise ValueError(f"a stride of {stride} frames never arrives; it needs 1 or more")
+    if window is not None and stride > window:
+        raise ValueError(f"a stride of {stride} frames is longer than the window of {window}")
+    if window is not None and memory.cost.shown > window:
+        raise ValueError(f"the memory shows up to {memory.cost.shown} frames, more than the window of {window}")
     total = ahead.frames.shape[2]
+    _enough("actions", None if ahead.actions is None else ahead.actions.shape[1], total)
+    _enough("cameras", None if ahead.cameras is None else ahead.cameras.pose.shape[2], total)
     ahead = dataclasses.replace(ahead, frames=torch.zeros_like(ahead.frames))
     state = memory.start(prompt)
     pieces = []
@@ -48,11 +72,19 @@ def rollout(fill: Fill, prompt: Clip, ahead: Clip, memory: Memory[State], stride
         piece = span(ahead, start, min(start + stride, total))
         shown = memory.recall(state, piece)
         t_shown = shown.frames.shape[2]
-        both = join([shown, piece])
+        tokens = piece.memory if shown.memory is None else shown.memory
+        both = join([dataclasses.replace(part, memory=tokens) for part in (shown, piece)])
         known = torch.zeros(*both.frames.shape[:3], 1, 1, dtype=torch.bool, device=both.frames.device)
         known[:, :, :t_shown] = True
         filled = fill(both, known, rng)
-        new = span(filled, t_shown, filled.frames.shape[2])
+        new = dataclasses.replace(span(filled, t_shown, filled.frames.shape[2]), memory=piece.memory)
         state = memory.store(state, new)
         pieces.append(new)
+        if on_frame is not None:
+            on_frame(min(start + stride, total), total)
     return join(pieces)
+
+
+def _enough(what: str, given: int | None, total: int) -> None:
+    if given is not None and given < total:
+        raise ValueError(f"{what} for {given} of the {total} frames ahead: {total - given} are missing")

@@ -2,14 +2,19 @@
 
 world = load("mcvd-digits")
 clip = world.predict(prompt, num_frames=10, seed=0)
+
+Two families are known: mcvd, and forcing, whose learned memories are built again by their names.
+
+Sections: loading - learned memories - verbs.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +23,27 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from maskworld import checkpoint, solve
-from maskworld.clip import Clip, join, of_frames, span
+from maskworld.clip import Cameras, Clip, join, of_frames, span
 from maskworld.masks import past_and_future, these_frames
+from maskworld.memory.base import Memory
+from maskworld.memory.compress import Compress
+from maskworld.memory.evict import Evicting
+from maskworld.memory.merge import Merge
+from maskworld.memory.recurrent import Squeeze
+from maskworld.memory.ssm import GatedDelta
+from maskworld.memory.ttt import TTTLinear
 from maskworld.memory.window import Window
 from maskworld.noise import Rng, mix
-from maskworld.papers import mcvd
+from maskworld.papers import forcing, mcvd
 from maskworld.rollout import ahead_of, at_least_one, blank, rollout
 from maskworld.verbs import Fill, Known, Surprise
 
 # -- loading --------------------------------------------------------------------------------------
+
+Config = mcvd.Config | forcing.Config
+Sampling = mcvd.Sampling | forcing.Sampling
+CONFIGS: Mapping[str, type[Config]] = {"mcvd": mcvd.Config, "forcing": forcing.Config}
+MOST_STEPS = 1000  # of a family whose levels of noise are a continuum
 
 
 def load(name: str | Path, device: torch.device | str = "cpu") -> World:
@@ -37,17 +54,28 @@ def load(name: str | Path, device: torch.device | str = "cpu") -> World:
     path = checkpoint.find(name)
     tensors, about = checkpoint.read(path)
     checkpoint.finite(tensors, path)
-    family = about.get("family")
-    if family != "mcvd":
-        raise ValueError(f"{path} is a model of the family {family!r}; this version knows mcvd")
-    config = _config(mcvd.Config, about.get("config"), path)
-    net = mcvd.MCVD(config)
+    family = str(about.get("family"))
+    if family not in CONFIGS:
+        raise ValueError(
+            f"{path} is a model of the family {about.get('family')!r}; this version knows {' and '.join(CONFIGS)}"
+        )
+    config = _config(CONFIGS[family], about.get("config"), path)
+    net = network(config)
     shapes = {key: value.shape for key, value in net.state_dict().items()}
     if {key: value.shape for key, value in tensors.items()} != shapes:
         raise ValueError(f"{path}: its weights do not fit its own configuration")
     net.load_state_dict({key: value.float() for key, value in tensors.items()})
-    net = net.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = net.eval().requires_grad_(False).to(device)
+    if family == "mcvd":
+        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return World(net, config, about)
+
+
+def network(config: Config) -> nn.Module:
+    """The network of a configuration, with the learned memories of which it speaks; weights at random."""
+    if isinstance(config, mcvd.Config):
+        return mcvd.MCVD(config)
+    return forcing.Forcing(config, bricks(config))
 
 
 def _config(kind: type, values: Any, path: Path):
@@ -74,6 +102,67 @@ def _solver(name: str) -> solve.Solver:
     return solve.SOLVERS[name]
 
 
+# -- learned memories -----------------------------------------------------------------------------
+
+
+def _compress(config: forcing.Config) -> nn.Module:
+    # As many levels, each twice as coarse as the one before, as tile the frames.
+    queues = tuple(n for i, n in enumerate((2, 4, 16)) if config.size % (2 ** (i + 1) * config.patch) == 0)
+    if not queues:
+        raise ValueError(
+            f"patches of {2 * config.patch} pixels do not tile frames of {config.size}: nothing to compress"
+        )
+    return Compress(config.dim, config.channels, config.patch, config.size, queues)
+
+
+def _half(number: int) -> int:
+    return max(number // 2, 1)
+
+
+BRICKS: Mapping[str, Callable[[forcing.Config], nn.Module]] = {
+    "compress": _compress,
+    "merge": lambda config: Merge(config.dim, 4 * config.tokens),
+    "ssm": lambda config: GatedDelta(
+        config.dim, config.depth, max(config.heads // 2, 1), layers=tuple(range(1, config.depth, 2))
+    ),
+    "ttt": lambda config: TTTLinear(config.dim, config.depth, max(config.heads // 2, 1)),
+    "recurrent": lambda config: Squeeze(config.dim, num_heads=config.heads),
+}
+"""Learned memories by name, made for a network of this configuration. A change of sizes here orphans checkpoints."""
+
+
+def bricks(config: forcing.Config) -> dict[str, nn.Module]:
+    """The learned memories of which a configuration speaks, weights at random: their sizes follow from it alone.
+
+    Raises ValueError for a name that there is not.
+    """
+    made = {}
+    for name in config.memories:
+        if name not in BRICKS:
+            near = difflib.get_close_matches(name, BRICKS, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(BRICKS)}"
+            raise ValueError(f"no learned memory is called {name}; {hint}")
+        made[name] = BRICKS[name](config)
+    return made
+
+
+def begin_memories(net: nn.Module, names: Collection[str]) -> None:
+    """Give new memories of a network what they begin with that is in it: its embedding of patches."""
+    for name in names:
+        brick = net.get_submodule(f"memories.{name}")
+        if isinstance(brick, Compress):
+            embed = net.get_submodule("embed")
+            assert isinstance(embed, nn.Linear)
+            brick.start_from(embed.weight, embed.bias)
+
+
+def evicting(net: forcing.Forcing, name: str, recent: int) -> Evicting:
+    """The learned memory of this name: shows `recent` frames, and writes what falls out of them."""
+    brick: Any = net.memories[name]
+    tokens = 0 if brick.layered else brick.tokens(brick.empty(1))[0].shape[1]
+    return Evicting(recent, partial(net.write, name), brick.empty, tokens)
+
+
 # -- verbs ----------------------------------------------------------------------------------------
 
 
@@ -82,31 +171,111 @@ class World:
     """A model and how it is sampled. Every verb is `fill` with another mask, and seeded.
 
     about      the header of its checkpoint: family, configuration, data, steps of training
-    sampling   steps and solver; None takes the family's default
+    sampling   steps, solver, precision; None takes the family's default
     """
 
     net: nn.Module
-    config: mcvd.Config
+    config: Config
     about: Mapping[str, Any]
-    sampling: mcvd.Sampling | None = None
+    sampling: Sampling | None = None
 
     @property
     def device(self) -> torch.device:
         return next(self.net.parameters()).device
 
+    # What the families have in common, whatever each calls it.
+
+    @property
+    def size(self) -> int:
+        """Pixels of a side."""
+        return self.config.size
+
+    @property
+    def channels(self) -> int:
+        return self.config.channels
+
+    @property
+    def past(self) -> int:
+        """Most known frames before what is filled in."""
+        return self.config.window if isinstance(self.config, forcing.Config) else self.config.past
+
+    @property
+    def future(self) -> int:
+        """Most known frames after what is filled in."""
+        return self.config.window if isinstance(self.config, forcing.Config) else self.config.future
+
+    @property
+    def around(self) -> tuple[int, int]:
+        """Most known frames before and after a gap, where both are shown."""
+        if isinstance(self.config, forcing.Config):
+            return self.config.window - self.config.window // 2, self.config.window // 2
+        return self.config.past, self.config.future
+
+    @property
+    def stride(self) -> int:
+        """Frames filled in together."""
+        return self.config.block if isinstance(self.config, forcing.Config) else self.config.current
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that the model sees at once, known and unknown."""
+        if isinstance(self.config, forcing.Config):
+            return self.config.window + self.config.block
+        return self.config.num_frames
+
+    @property
+    def window(self) -> int | None:
+        """Most known frames shown at once, wherever they come from; None for a family that is shown the last ones."""
+        return self.config.window if isinstance(self.config, forcing.Config) else None
+
+    @property
+    def actions(self) -> int:
+        """Channels of the actions that it takes; 0 where it takes none."""
+        return self.config.actions if isinstance(self.config, forcing.Config) else 0
+
+    @property
+    def memories(self) -> tuple[str, ...]:
+        """Names of the learned memories that it holds."""
+        return self.config.memories if isinstance(self.config, forcing.Config) else ()
+
+    @property
+    def _sampling(self) -> Sampling:
+        if self.sampling is not None:
+            return self.sampling
+        return forcing.Sampling() if isinstance(self.config, forcing.Config) else mcvd.default_sampling(self.config)
+
+    def fill_of(self, reads: str | None = None, rows: int = 1) -> Fill:
+        """The bare `Fill` of the model: (clip, known, rng) -> clip.
+
+        `reads` names the learned memory to which `Clip.memory` belongs. A roll-out of `rows` examples uses one Fill
+        for all of its pieces: what it has seen of their frames is kept for the next piece.
+        Raises ValueError for a memory that the model does not hold.
+        """
+        sampling = self._sampling
+        if isinstance(self.net, forcing.Forcing):
+            assert isinstance(sampling, forcing.Sampling)
+            if sampling.cached:
+                sampling = dataclasses.replace(sampling, cached=max(sampling.cached, rows * self.num_frames))
+            return forcing.fill(self.net, sampling, reads)
+        assert isinstance(self.net, mcvd.MCVD) and isinstance(sampling, mcvd.Sampling)
+        if reads is not None:
+            raise ValueError(f"this model holds no memory called {reads}: its family has none")
+        return mcvd.fill(self.net, sampling)
+
     @property
     def fill_with_rng(self) -> Fill:
-        """The bare `Fill` of the model: (clip, known, rng) -> clip."""
-        assert isinstance(self.net, mcvd.MCVD)
-        return mcvd.fill(self.net, self.sampling or mcvd.default_sampling(self.config))
+        """The bare `Fill` of the model, which reads no learned memory."""
+        return self.fill_of()
 
     @property
     def surprise_with_rng(self) -> Surprise | None:
-        """The bare `Surprise` of the model; None where its family has none."""
+        """The bare `Surprise` of the model; None where it has none."""
+        if isinstance(self.net, forcing.Forcing):
+            return None if self.net.config.plan else forcing.surprise(self.net, precision=self._sampling.precision)
         assert isinstance(self.net, mcvd.MCVD)
-        if not self.config.past:
+        if not self.past:
             return None
-        return mcvd.surprise(self.net, precision=(self.sampling or mcvd.default_sampling(self.config)).precision)
+        return mcvd.surprise(self.net, precision=self._sampling.precision)
 
     def sampled(
         self,
@@ -116,9 +285,12 @@ class World:
         on_call: Callable[[int, int], None] | None = None,
     ) -> World:
         """The same model, sampled in another way. Raises ValueError for an unknown solver or number of steps."""
-        now = self.sampling or mcvd.default_sampling(self.config)
-        if steps is not None and not 1 <= steps <= self.config.num_times:
-            raise ValueError(f"between 1 and {self.config.num_times} steps, not {steps}")
+        now = self._sampling
+        most = self.config.num_times if isinstance(self.config, mcvd.Config) else MOST_STEPS
+        if steps is not None and not 1 <= steps <= most:
+            raise ValueError(f"between 1 and {most} steps, not {steps}")
+        if solver is not None and isinstance(now, forcing.Sampling):
+            raise ValueError(f"forcing has no solvers, {solver} or other; it takes --steps")
         changes: dict[str, Any] = {"on_call": on_call or now.on_call}
         changes |= {"steps": steps} if steps is not None else {}
         changes |= {"solver": _solver(solver)} if solver is not None else {}
@@ -157,8 +329,8 @@ class World:
         """Clips from nothing."""
         at_least_one("frames", num_frames)
         at_least_one("clips", batch)
-        c, size = self.config.channels, self.config.size
-        empty = of_frames(torch.zeros(batch, 1, num_frames, c, size, size, device=self.device))
+        shape = (batch, 1, num_frames, self.channels, self.size, self.size)
+        empty = of_frames(torch.zeros(shape, device=self.device))
         known = these_frames([False] * num_frames, batch).to(self.device)
         return self.fill(empty, known, seed)
 
@@ -172,11 +344,62 @@ class World:
             raise ValueError("this model sees no past: nothing can surprise it")
         return watch(clip, start, Rng([torch.Generator().manual_seed(mix(seed)) for _ in range(clip.frames.shape[0])]))
 
-    def rollout(self, prompt: Clip, num_frames: int, seed: int = 0) -> Clip:
-        """The `num_frames` frames after a prompt, block by block, seeing only what the model was trained to see."""
-        rng = Rng.of(seed, batch=prompt.frames.shape[0])
-        memory = Window(max(self.config.past, 1))
-        return rollout(self.fill_with_rng, prompt, ahead_of(prompt, num_frames), memory, self.config.current, rng)
+    def rollout(
+        self,
+        prompt: Clip,
+        num_frames: int,
+        seed: int = 0,
+        memory: Memory[Any] | None = None,
+        actions: Float[Tensor, "b t a"] | None = None,
+        cameras: Cameras | None = None,
+        reads: str | None = None,
+        stride: int | None = None,
+    ) -> Clip:
+        """The `num_frames` frames after a prompt, `stride` at a time, seeing what a memory shows of what was before.
+
+        Without a memory these are the last frames that the model was trained to see; without a stride it is the
+        model's own. `actions` and `cameras` are those of the prompt's frames and of all that follow; `reads` names the
+        learned memory that `memory` keeps.
+        Raises ValueError where they are shorter than that, for actions that the model does not take, and for a stride
+        or a memory longer than the window of the model.
+        """
+        b = prompt.frames.shape[0]
+        prompt, ahead = self.told(prompt, num_frames, actions, cameras)
+        memory = Window(max(self.past, 1)) if memory is None else memory
+        fill, rng = self.fill_of(reads, b), Rng.of(seed, batch=b)
+        return rollout(fill, prompt, ahead, memory, self.stride if stride is None else stride, rng, window=self.window)
+
+    def told(
+        self,
+        prompt: Clip,
+        num_frames: int,
+        actions: Float[Tensor, "b t a"] | None = None,
+        cameras: Cameras | None = None,
+    ) -> tuple[Clip, Clip]:
+        """A prompt and the `num_frames` frames after it, without pixels, each with its share of actions and cameras.
+
+        Raises ValueError as `rollout` does.
+        """
+        ahead, t = ahead_of(prompt, num_frames), prompt.frames.shape[2]
+        if actions is not None:
+            if not self.actions:
+                raise ValueError("this model takes no actions")
+            if actions.shape[2] != self.actions:
+                raise ValueError(f"this model takes actions of {self.actions} channels, not {actions.shape[2]}")
+            _enough("actions", actions.shape[1], t, num_frames)
+            prompt = dataclasses.replace(prompt, actions=actions[:, :t])
+            ahead = dataclasses.replace(ahead, actions=actions[:, t : t + num_frames])
+        if cameras is not None:
+            _enough("cameras", cameras.pose.shape[2], t, num_frames)
+            first, then = cameras.pose[:, :, :t], cameras.pose[:, :, t : t + num_frames]
+            prompt = dataclasses.replace(prompt, cameras=Cameras(cameras.intrinsics, first))
+            ahead = dataclasses.replace(ahead, cameras=Cameras(cameras.intrinsics, then))
+        return prompt, ahead
+
+
+def _enough(what: str, given: int, prompt: int, num_frames: int) -> None:
+    if (missing := prompt + num_frames - given) > 0:
+        raise ValueError(f"{what} for {given} frames; {prompt} are known and {num_frames} new: {missing} are missing")
 
 
 def half(clip: Clip, at: int) -> tuple[Clip, Clip]:

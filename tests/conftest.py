@@ -43,6 +43,22 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def forcing_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The causal family with random weights: RGB of 64 x 64, the actions of the probes, a window of 8, blocks of 2."""
+    from maskworld import checkpoint
+    from maskworld.papers import forcing
+    from maskworld.world import network
+
+    config = forcing.tiny(size=64, channels=3, depth=1, actions=9, window=8, block=2, memories=("merge", "ssm"))
+    rng = torch.Generator().manual_seed(0)
+    state = network(config).state_dict()
+    weights = {name: 0.1 * torch.randn(value.shape, generator=rng) for name, value in state.items()}
+    path = tmp_path_factory.mktemp("model") / "forcing.safetensors"
+    checkpoint.write(path, weights, {"family": "forcing", "config": dataclasses.asdict(config), "step": 0})
+    return path
+
+
+@pytest.fixture(scope="session")
 def pixels() -> np.ndarray:
     """Twelve colour frames of 20 x 24: a bright square goes right over a slope."""
     frames = np.broadcast_to(np.arange(24, dtype=np.uint8)[None, None, :, None] * 4, (12, 20, 24, 3)).copy()

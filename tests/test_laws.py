@@ -10,13 +10,22 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from maskworld import masks, solve
-from maskworld.clip import Clip, example, of_frames
+from maskworld import masks, reveal, solve
+from maskworld.clip import Clip, example, join, of_frames, planar, span
 from maskworld.masks import on_pixels, past_and_future, these_frames
+from maskworld.memory.base import Memory
+from maskworld.memory.canvas import Canvas
+from maskworld.memory.consolidate import Consolidate
+from maskworld.memory.retrieve import Retrieve
+from maskworld.memory.sink import Sink
+from maskworld.memory.window import Window
 from maskworld.noise import Rng
-from maskworld.papers import mcvd
+from maskworld.papers import forcing, mcvd
 from maskworld.probes.references import copy_known, linear_blend
+from maskworld.recipes.forcing import shows
+from maskworld.rollout import rollout
 from maskworld.verbs import Fill, Known, Objective
+from maskworld.world import BRICKS, bricks, evicting
 
 B, SIZE = 3, 16
 
@@ -31,6 +40,7 @@ class Family:
     net: torch.nn.Module | None = None
     objective: Objective | None = None
     draw: masks.Draw | None = None
+    num_frames: int = 0
 
 
 def frame_masks() -> dict[str, Known]:
@@ -94,7 +104,52 @@ def mcvd_family(solver: solve.Solver = solve.ddim, steps: int = 3, **changes) ->
         network,
         mcvd.objective,
         masks.mcvd(config.past, config.current, config.future, 0.5, 0.5),
+        config.num_frames,
     )
+
+
+@functools.cache
+def forcing_net(**changes) -> forcing.Forcing:
+    torch.manual_seed(0)
+    config = forcing.tiny(**changes)
+    network = forcing.Forcing(config, bricks(config))
+    with torch.no_grad():
+        for value in network.parameters():
+            value.add_(torch.randn_like(value) * 0.05)
+    return network.eval()
+
+
+def forcing_family(order: Callable[[int, int], torch.Tensor] = reveal.whole, **changes) -> Family:
+    network = forcing_net(**changes)
+    fill = forcing.fill(network, forcing.Sampling(steps=3, order=order, cached=0))
+    # Six frames of history, of which a learned memory is written four.
+    draw = masks.prefix(6, 6) if network.config.memories else masks.prefix(2, 4)
+    return Family(
+        fill, all_masks, network.config.channels, network, forcing.objective(shows(network, 2, False)), draw, 8
+    )
+
+
+def rolled(memory: Memory, reads: str | None = None, stride: int = 2, **changes) -> Family:
+    """Rolling out behind a memory, as a `Fill` that goes on from what is known. The camera slides as it goes."""
+    network = forcing_net(**changes)
+    fill = forcing.fill(network, forcing.Sampling(steps=2), reads)
+
+    def run(clip: Clip, known: Known, rng: Rng) -> Clip:
+        past = int(known[0, 0, :, 0, 0].sum())
+        if past == clip.shape[2]:
+            return clip
+        ways = torch.arange(clip.shape[2]).float()[None, :, None] * torch.tensor([3.0, 0.0])
+        slid = dataclasses.replace(clip, cameras=planar(ways.expand(clip.shape[0], -1, -1), SIZE))
+        prompt, ahead = span(slid, 0, past), span(slid, past, clip.shape[2])
+        made = join([prompt, rollout(fill, prompt, ahead, memory, stride, rng)])
+        return dataclasses.replace(clip, frames=made.frames)
+
+    words = {"a few ahead": "11110", "far ahead": "1111100000000", "from one frame": "1000"}
+    return Family(run, lambda: {name: these_frames([c == "1" for c in word], B) for name, word in words.items()}, 1)
+
+
+def learned(name: str) -> Family:
+    return rolled(evicting(forcing_net(memories=(name,)), name, 2), name, memories=(name,))
 
 
 FAMILIES: dict[str, Callable[[], Family]] = {
@@ -108,6 +163,17 @@ FAMILIES: dict[str, Callable[[], Family]] = {
     "mcvd colour, ddpm": lambda: mcvd_family(solve.ddpm, channels=3),
     "mcvd fpndm": lambda: dataclasses.replace(mcvd_family(solve.fpndm, steps=5), honours=some_masks),
     "mcvd gamma": lambda: mcvd_family(solve.ddpm, gamma=True),
+    "forcing": forcing_family,
+    "forcing pyramid": lambda: forcing_family(lambda steps, frames: reveal.pyramid(steps, frames, 2)),
+    "forcing actions": lambda: forcing_family(actions=3),
+    **{f"forcing {name}": lambda name=name: forcing_family(memories=(name,)) for name in BRICKS},
+    "rolled window": lambda: rolled(Window(3)),
+    "rolled sink": lambda: rolled(Sink(1, 3)),
+    "rolled retrieve by camera": lambda: rolled(Retrieve(2, 2, "camera")),
+    "rolled retrieve by likeness": lambda: rolled(Retrieve(2, 4, "likeness")),
+    "rolled consolidate": lambda: rolled(Consolidate(1, 2, 2)),
+    "rolled canvas": lambda: rolled(Canvas(2)),
+    **{f"rolled {name}": lambda name=name: learned(name) for name in BRICKS},
     "copy": lambda: Family(copy_known, lambda: {k: v for k, v in frame_masks().items() if v[..., 0, 0].any(2).all()}),
     "blend": lambda: Family(
         linear_blend, lambda: {k: v for k, v in frame_masks().items() if v[..., 0, 0].any(2).all()}
@@ -152,8 +218,16 @@ def test_all_known_is_the_identity(family: str) -> None:
     assert torch.equal(one.fill(clip, known, Rng.of(0, batch=B)).frames, clip.frames)
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name.startswith("mcvd")])
-@pytest.mark.parametrize("case", ["predict", "another for each example", "blocks"])
+@pytest.mark.parametrize(
+    ("family", "case"),
+    [
+        (f, c)
+        for f in FAMILIES
+        if f.startswith(("mcvd", "forcing"))
+        for c in ("predict", "another for each example", "blocks")
+    ]
+    + [(f, "far ahead") for f in FAMILIES if f.startswith("rolled")],
+)
 def test_the_same_seed_gives_the_same_pixels_in_any_batch(family: str, case: str) -> None:
     """Law 4; another seed gives others."""
     one = FAMILIES[family]()
@@ -214,21 +288,39 @@ def test_actions_change_nothing_for_a_family_that_has_none(family: str) -> None:
     assert filled.actions is with_actions.actions
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name.startswith("mcvd")])
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name.startswith(("mcvd", "forcing"))])
 def test_every_parameter_learns(family: str) -> None:
     """Law 7."""
     one = FAMILIES[family]()
-    assert isinstance(one.net, mcvd.MCVD) and one.objective and one.draw
+    assert one.net and one.objective and one.draw
     batch = 8
-    frames = Rng.of(2, batch=batch).uniform((1, one.net.config.num_frames, one.channels, SIZE, SIZE)) * 2 - 1
+    frames = Rng.of(2, batch=batch).uniform((1, one.num_frames, one.channels, SIZE, SIZE)) * 2 - 1
     rng = Rng.of(3, batch=batch)
-    known = one.draw(batch, 1, one.net.config.num_frames, rng)
-    loss = one.objective(one.net, of_frames(frames), known, rng)
+    known = one.draw(batch, 1, one.num_frames, rng)
+    actions = Rng.of(4, batch=batch).normal((one.num_frames, 3))
+    loss = one.objective(one.net, dataclasses.replace(of_frames(frames), actions=actions), known, rng)
     assert loss.total.shape == (batch,)
     gradients = torch.autograd.grad(loss.total.mean(), list(one.net.parameters()), allow_unused=True)
     for (name, value), gradient in zip(one.net.named_parameters(), gradients, strict=True):
         assert gradient is not None and bool(torch.isfinite(gradient).all()), name
         assert bool(gradient.any()), f"{name} of shape {tuple(value.shape)} gets no gradient"
+
+
+def test_actions_change_nothing_before_they_are_felt() -> None:
+    """Law 6, whatever is known: the action at a frame changes that frame and those before it in nothing."""
+    one = FAMILIES["forcing actions"]()
+    for case, known in one.honours().items():
+        clip = clip_for(one, known)
+        actions = torch.randn(B, clip.shape[2], 3)
+        before = one.fill(dataclasses.replace(clip, actions=actions), known, Rng.of(1, batch=B)).frames
+        differ = False
+        for t in range(clip.shape[2]):
+            changed = actions.clone()
+            changed[:, t] += 3
+            after = one.fill(dataclasses.replace(clip, actions=changed), known, Rng.of(1, batch=B)).frames
+            assert torch.equal(after[:, :, : t + 1], before[:, :, : t + 1]), f"{case}: the action at {t}"
+            differ |= not torch.equal(after, before)
+        assert differ, f"{case}: no action is felt"
 
 
 @pytest.mark.parametrize("family", ["mcvd", "mcvd spatin", "mcvd ours"])

@@ -17,6 +17,7 @@ import torch
 from maskworld import checkpoint
 from maskworld.__main__ import main
 from maskworld.commands import subjects
+from maskworld.commands.memories import memory_of
 from maskworld.papers import mcvd
 from maskworld.probes import suite as suite_
 from maskworld.probes.base import ACTIONS, Asked, Episode, Family, Marks, Question, Ranges, Setting, check_answer
@@ -245,6 +246,73 @@ def test_the_surprise_of_a_checkpoint_has_one_noise_for_all_branches(of_colour):
     assert one.shape == (4,) and np.allclose(one, other, rtol=1e-3)
 
 
+# -- checkpoints that take actions and have memories ------------------------------------------------
+
+
+def asked_of(name: str, index: int = 0) -> list[Asked]:
+    family = SMALL[name]
+    return [Asked(q, family, index, i, Setting()) for i, q in enumerate(family.episode(index).questions)]
+
+
+def test_a_memory_is_part_of_who_is_probed(scores, cli, forcing_checkpoint, tmp_path):
+    which = ("--families", "T1,T2,T3", "--episodes", 2, "--steps", 1, "-o", tmp_path / "out")
+    found = scores(forcing_checkpoint, *which, "--memory", "retrieve")
+    assert found["failed"] == [] and None not in found["scores"].values()
+    assert found["subject"] == f"{forcing_checkpoint} (retrieve)"
+    told = {"name": "retrieve", "window": 8, "shown": 8, "tokens": 0, "kept": 512, "numbers": 0, "stride": 2}
+    assert found["memory"] == told == json.loads((tmp_path / "out/scores.json").read_text())["memory"]
+    page = (tmp_path / "out/report.html").read_text()
+    assert f"maskworld probe {forcing_checkpoint} --families T1,T2,T3 --memory retrieve --window 8 --stride 2" in page
+    assert scores(forcing_checkpoint, *which, "--memory", "retrieve")["scores"] == found["scores"]  # it goes on
+    for other in (("--memory", "ssm"), (), ("--memory", "retrieve", "--stride", 1)):
+        code, _, errors = cli(forcing_checkpoint, *which, *other)
+        assert code == 2 and "holds another run (its memory differs)" in errors[0]
+
+
+@pytest.mark.parametrize("memory", ["window", "sink", "retrieve-likeness", "consolidate", "canvas", "merge", "ssm"])
+def test_every_memory_is_asked(forcing_checkpoint, memory):
+    world = load(forcing_checkpoint).sampled(steps=1)
+    subject = subjects.of_world(world, "m", rows=2, chosen=memory_of(memory, world, True, stride=3), stride=3)
+    assert subject.actions and subject.surprise is not None
+    asked = [*asked_of("T2"), *asked_of("T1", 1)]
+    for one, answer in zip(asked, subject.answer(asked), strict=True):
+        check_answer(one, answer)
+
+
+def test_actions_reach_the_answer_and_the_surprise(forcing_checkpoint):
+    subject = subjects.of_world(load(forcing_checkpoint).sampled(steps=1), "m")
+    [one] = asked_of("T1")
+    actions = np.zeros((12, len(ACTIONS)))
+    found = []
+    for change in (None, 0.0, 1.0):
+        if change:
+            actions[9, ACTIONS.index("push_x")] = change
+        question = dataclasses.replace(one.question, actions=None if change is None else actions.copy())
+        asked = [one._replace(question=question)]
+        found.append((subject.answer(asked)[0], subject.surprise(asked)[0]))
+    (none, _), (still, calm), (pushed, felt) = found
+    assert np.array_equal(none, still)  # no actions are actions of 0
+    assert np.array_equal(still[:, :2], pushed[:, :2]) and not np.array_equal(still[:, 2:], pushed[:, 2:])
+    assert np.allclose(calm[:2], felt[:2]) and not np.isclose(calm[2], felt[2])
+
+
+def test_a_window_that_is_long_enough_is_the_whole_past(forcing_checkpoint):
+    world = load(forcing_checkpoint).sampled(steps=1)
+    asked = asked_of("T2")
+    window, sink = (subjects.of_world(world, "m", chosen=memory_of(name, world, True)) for name in ("window", "sink"))
+    first = [subject.answer([of_one_block(asked[0])])[0] for subject in (window, sink)]
+    assert np.abs(first[0].astype(int) - first[1]).max() <= 1  # 8 frames of context, all of which both show
+    assert not np.array_equal(window.answer(asked[:1])[0][:, 2:], sink.answer(asked[:1])[0][:, 2:])
+
+
+def of_one_block(asked: Asked) -> Asked:
+    """The question, of no more frames than are filled in at once."""
+    question = asked.question
+    assert question.actions is not None
+    short = dataclasses.replace(question, track=question.track.part(0, 10), actions=question.actions[:10])
+    return asked._replace(question=short)
+
+
 # -- files ----------------------------------------------------------------------------------------
 
 
@@ -375,6 +443,7 @@ def test_two_runs_are_compared(cli, scores, tmp_path):
     [
         (["reference:orcle"], "did you mean oracle?"),
         (["reference:copy", "--steps", 3], "only a checkpoint"),
+        (["python:a_model:predict", "--memory", "sink", "--stride", 2], "with --memory and --stride, not python"),
         (["python:a_model"], "no python:MODULE:FUNCTION"),
         (["python:no_such_module:f"], "no_such_module cannot be imported (ModuleNotFoundError"),
         (["python:a_model:absent"], "no attribute 'absent'"),
@@ -402,6 +471,8 @@ def test_what_is_refused(cli, model, argv, says):
 def test_models_of_other_frames_are_refused(cli, tiny_checkpoint, of_colour):
     code, _, errors = cli(tiny_checkpoint, "--families", "T1")
     assert code == 2 and "grey frames of 16 x 16; the flat tier of the probes is RGB of 64 x 64" in errors[0]
+    code, _, errors = cli(of_colour, "--families", "T1", "--memory", "ssm")
+    assert code == 2 and "its one memory is a window" in errors[0]
     code, _, errors = cli(of_colour, "--families", "T1", "--tier", "textured")
     assert code == 2 and "RGB frames of 64 x 64; the textured tier" in errors[0]
 

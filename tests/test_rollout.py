@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from maskworld.clip import Clip, join, of_frames, span
-from maskworld.memory.base import Memory
+from maskworld.clip import Clip, join, of_frames, planar, span
+from maskworld.memory.base import Cost, Memory
 from maskworld.memory.window import Window
 from maskworld.noise import Rng
 from maskworld.rollout import ahead_of, blank, rollout
@@ -83,6 +83,8 @@ def test_another_memory_is_asked_in_turn():
     class First:
         """Shows the first frame of all, and counts."""
 
+        cost = Cost(shown=1, tokens=0, kept=1)
+
         def start(self, clip: Clip) -> Clip:
             asked.append("start")
             return span(clip, 0, 1)
@@ -114,6 +116,58 @@ def test_blank_is_grey_at_its_times():
 def test_a_stride_that_never_arrives(stride):
     with pytest.raises(ValueError, match="never arrives"):
         rollout(Calls(), prompt(), ahead_of(prompt(), 2), Window(1), stride, Rng.of(0, batch=2))
+
+
+def test_progress_is_told_after_each_piece():
+    told: list[tuple[int, int]] = []
+    start = prompt()
+    rollout(Calls(), start, ahead_of(start, 5), Window(2), 2, Rng.of(0, batch=2), lambda *x: told.append(x))
+    assert told == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_longer_than_the_window():
+    start = prompt()
+    with pytest.raises(ValueError, match="a stride of 5 frames is longer than the window of 4"):
+        rollout(Calls(), start, ahead_of(start, 9), Window(2), 5, Rng.of(0, batch=2), window=4)
+    with pytest.raises(ValueError, match="shows up to 5 frames, more than the window of 4"):
+        rollout(Calls(), start, ahead_of(start, 9), Window(5), 2, Rng.of(0, batch=2), window=4)
+    rollout(Calls(), start, ahead_of(start, 9), Window(4), 4, Rng.of(0, batch=2), window=4)
+
+
+def test_actions_and_cameras_shorter_than_the_rollout():
+    start = prompt()
+    ahead = ahead_of(start, 5)
+    object.__setattr__(ahead, "actions", torch.zeros(2, 3, 1))  # what a caller without checked shapes can bring
+    with pytest.raises(ValueError, match="actions for 3 of the 5 frames ahead: 2 are missing"):
+        rollout(Calls(), start, ahead, Window(2), 2, Rng.of(0, batch=2))
+    ahead = ahead_of(start, 5)
+    object.__setattr__(ahead, "cameras", planar(torch.zeros(2, 1, 2), 4))
+    with pytest.raises(ValueError, match="cameras for 1 of the 5 frames ahead: 4 are missing"):
+        rollout(Calls(), start, ahead, Window(2), 2, Rng.of(0, batch=2))
+
+
+def test_fields_that_only_one_side_has():
+    acting = dataclasses.replace(prompt(), actions=torch.ones(2, 3, 1), memory=torch.ones(2, 1, 1))
+    fill = Calls()
+    out = rollout(fill, acting, ahead_of(acting, 4), Window(2), 2, Rng.of(0, batch=2))
+    assert out.actions is None and out.memory is None and all(clip.actions is None for clip, _ in fill.seen)
+    ahead = dataclasses.replace(ahead_of(prompt(), 4), actions=torch.ones(2, 4, 1))
+    with pytest.raises(ValueError, match="has actions, and the prompt has none"):
+        rollout(Calls(), prompt(), ahead, Window(2), 2, Rng.of(0, batch=2))
+
+
+def test_tokens_of_a_memory_reach_the_fill_and_go_no_further():
+    class Counting(Window):
+        """Shows how many frames it has been given."""
+
+        def recall(self, state: Clip, ahead: Clip) -> Clip:
+            last = state.times[:, -1].float()[:, None, None]
+            return dataclasses.replace(super().recall(state, ahead), memory=last)
+
+    fill, start = Calls(), prompt()
+    out = rollout(fill, start, ahead_of(start, 4), Counting(2), 2, Rng.of(0, batch=2))
+    assert [clip.memory[0].item() for clip, _ in fill.seen if clip.memory is not None] == [7, 9]
+    assert out.memory is None
 
 
 def test_nothing_ahead_and_nothing_behind():

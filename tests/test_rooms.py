@@ -26,6 +26,7 @@ MAY: dict[str, set[str]] = {
     "memory": {"clip", "nets"},
     "rollout": {"clip", "noise", "verbs", "memory"},
     "plan": {"clip", "noise", "verbs"},
+    "planners": {"noise", "probes"},
     "probes": {"clip", "noise", "masks", "verbs", "rollout", "plan", "data"},
     "data": {"clip", "noise"},
     "report": {"clip"},

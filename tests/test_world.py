@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from maskworld import checkpoint, solve
-from maskworld.clip import Clip, example, of_frames, span
+from maskworld.clip import Clip, example, of_frames, planar, span
 from maskworld.masks import past_and_future
+from maskworld.memory.evict import Evicting
+from maskworld.memory.window import Window
 from maskworld.noise import Rng
-from maskworld.papers import mcvd
-from maskworld.world import World, half, load
+from maskworld.papers import forcing, mcvd
+from maskworld.world import BRICKS, World, bricks, half, load, network
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +246,7 @@ def nan(tensors: dict, about: dict) -> None:
     [
         (drop_field, "its weights do not fit"),
         (add_field, r"newer version: its configuration has \['colour'\]"),
-        (other_family, "family 'maskgwm'; this version knows mcvd"),
+        (other_family, "family 'maskgwm'; this version knows mcvd and forcing"),
         (no_family, "family None"),
         (no_config, "which configuration"),
         (wrong_type, "configuration is damaged"),
@@ -269,3 +273,116 @@ def test_a_model_comes_back_as_it_was(tiny_checkpoint, tmp_path):
     known = past_and_future(2, 2, 2)
     fills = [w.sampled(steps=2).fill_with_rng(clip(6), known, r) for w, r in zip((world, again), rng, strict=True)]
     assert torch.equal(fills[0].frames, fills[1].frames)
+
+
+# -- the causal family ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def causal(forcing_checkpoint) -> World:
+    return load(forcing_checkpoint).sampled(steps=2)
+
+
+def film(t: int, b: int = 1) -> Clip:
+    rng = torch.Generator().manual_seed(t)
+    return of_frames(torch.rand(b, 1, t, 3, 64, 64, generator=rng) * 2 - 1)
+
+
+def acts(t: int, b: int = 1) -> torch.Tensor:
+    return torch.rand(b, t, 9, generator=torch.Generator().manual_seed(t)) * 2 - 1
+
+
+def test_what_both_families_say_of_themselves(world, causal):
+    common = [(w.size, w.channels, w.past, w.future, w.stride, w.num_frames, w.actions) for w in (world, causal)]
+    assert common == [(16, 1, 2, 2, 2, 6, 0), (64, 3, 8, 8, 2, 10, 9)]
+    assert (world.around, world.window, world.memories) == ((2, 2), None, ())
+    assert (causal.around, causal.window, causal.memories) == ((4, 4), 8, ("merge", "ssm"))
+
+
+def test_every_verb_of_the_causal_family(causal):
+    prompt = film(4)
+    out = causal.predict(prompt, 3)
+    assert out.shape == (1, 1, 7, 3, 64, 64) and torch.equal(out.frames[:, :, :4], prompt.frames)
+    assert torch.equal(causal.lookback(prompt, 3).frames[:, :, 3:], prompt.frames)
+    left, right = span(film(7), 0, 2), span(film(7), 5, 7)
+    assert torch.equal(causal.interpolate(left, right).frames[:, :, 5:], right.frames)
+    assert causal.generate(3, batch=2).shape == (2, 1, 3, 3, 64, 64)
+    assert causal.surprise(film(5), 2).shape == (1, 3)
+    again = causal.rollout(prompt, 3, memory=Window(4))
+    torch.testing.assert_close(again.frames[:, :, :2], out.frames[:, :, 4:6], atol=1e-4, rtol=0)
+
+
+def test_the_causal_family_has_steps_and_no_solvers(causal):
+    with pytest.raises(ValueError, match="forcing has no solvers"):
+        causal.sampled(solver="ddim")
+    with pytest.raises(ValueError, match="between 1 and 1000 steps, not 1001"):
+        causal.sampled(steps=1001)
+    calls: list[tuple[int, int]] = []
+    causal.sampled(steps=3, on_call=lambda *call: calls.append(call)).generate(4)
+    assert calls == [(i, 6) for i in range(1, 7)]
+
+
+def test_learned_memories_come_back_as_they_were(causal, forcing_checkpoint):
+    tensors, _ = checkpoint.read(forcing_checkpoint)
+    assert isinstance(causal.config, forcing.Config)
+    assert list(bricks(causal.config)) == ["merge", "ssm"]
+    assert {name for name in tensors if name.startswith("memories.")} == {
+        f"memories.{name}" for name in causal.net.get_submodule("memories").state_dict()
+    }
+    for name in ("merge", "ssm"):
+        brick: Any = causal.net.get_submodule(f"memories.{name}")
+        memory = Evicting(4, partial(causal.net.write, name), brick.empty, 0)
+        rolled = causal.rollout(film(7), 3, memory=memory, reads=name)
+        # what was evicted matters: other frames, that are shown to nobody, and another future
+        earlier = dataclasses.replace(
+            film(7), frames=film(7).frames * torch.tensor([-1.0] * 3 + [1.0] * 4)[:, None, None, None]
+        )
+        assert not torch.equal(rolled.frames, causal.rollout(earlier, 3, memory=memory, reads=name).frames)
+
+
+@pytest.mark.parametrize("name", BRICKS)
+def test_every_learned_memory_is_built_by_its_name(name):
+    config = forcing.tiny(memories=(name,))
+    net = network(config)
+    assert isinstance(net, forcing.Forcing) and list(net.memories) == [name]
+    shapes = [{key: value.shape for key, value in network(config).state_dict().items()} for _ in range(2)]
+    assert shapes[0] == shapes[1]
+
+
+def test_a_learned_memory_that_there_is_not(causal):
+    with pytest.raises(ValueError, match=r"no learned memory is called sms; did you mean ssm\?"):
+        bricks(forcing.tiny(memories=("sms",)))
+    with pytest.raises(ValueError, match="it holds merge, ssm"):
+        causal.rollout(film(4), 2, reads="ttt")
+
+
+def test_a_rollout_is_told_its_actions_and_cameras(causal):
+    prompt, actions = film(4), acts(9)
+    rolled = causal.rollout(prompt, 5, actions=actions)
+    assert torch.equal(rolled.actions, actions[:, 4:])
+    later = actions.clone()
+    later[:, 6:] = -later[:, 6:]  # felt at frame 7: the fourth that is new, in the second block
+    changed = causal.rollout(prompt, 5, actions=later)
+    assert torch.equal(changed.frames[:, :, :2], rolled.frames[:, :, :2])
+    assert not torch.equal(changed.frames[:, :, 3], rolled.frames[:, :, 3])
+    cameras = planar(torch.arange(9.0)[None, :, None].expand(1, 9, 2) * 8, 64)
+    seen = causal.rollout(prompt, 5, actions=actions, cameras=cameras)
+    assert torch.equal(seen.cameras.pose, cameras.pose[:, :, 4:])
+    assert not torch.equal(seen.frames, rolled.frames)
+
+
+def test_a_rollout_that_cannot_be(world, causal):
+    with pytest.raises(ValueError, match="actions for 8 frames; 4 are known and 5 new: 1 are missing"):
+        causal.rollout(film(4), 5, actions=acts(8))
+    with pytest.raises(ValueError, match=r"cameras for 7 frames; .* 2 are missing"):
+        causal.rollout(film(4), 5, cameras=planar(torch.zeros(1, 7, 2), 64))
+    with pytest.raises(ValueError, match="actions of 9 channels, not 2"):
+        causal.rollout(film(4), 5, actions=acts(9)[..., :2])
+    with pytest.raises(ValueError, match="takes no actions"):
+        world.rollout(clip(2), 2, actions=torch.zeros(1, 4, 9))
+    with pytest.raises(ValueError, match="a stride of 9 frames is longer than the window of 8"):
+        causal.rollout(film(4), 5, stride=9)
+    with pytest.raises(ValueError, match="shows up to 9 frames, more than the window of 8"):
+        causal.rollout(film(4), 5, memory=Window(9))
+    with pytest.raises(ValueError, match="its family has none"):
+        world.rollout(clip(2), 2, reads="ssm")

@@ -90,8 +90,8 @@ def demo_command(out: Path, quick: bool, seed: int, json: bool) -> int:
 
 def _verbs(world: World, name: str, out: Path, size: Size, seed: int) -> tuple[list[Section], list[str]]:
     """One section for each verb of one model, and the videos written."""
-    config, about = world.config, world.about.get("data", {})
-    p, f = config.past, config.future
+    about = world.about.get("data", {})
+    p, f = world.past, world.future
     source, _, _ = held_out(world, None, max(p + FAR + f, p + size.rolled))
     long = source(1_000 + seed)
     clip = span(long, 0, p + FAR + f)
@@ -114,8 +114,8 @@ def _verbs(world: World, name: str, out: Path, size: Size, seed: int) -> tuple[l
         caption = f"{size.samples} samples, {seconds:.1f} s: {hidden / seconds:.0f} frames a second."
         return Section(f"{name}: {heading}", text, [Film(rows, FPS, caption, with_strip=True), Code(command)])
 
-    box = torch.ones(1, 1, p + GAP, config.size, config.size, dtype=torch.bool)
-    low, high = config.size // 4, 3 * config.size // 4
+    box = torch.ones(1, 1, p + GAP, world.size, world.size, dtype=torch.bool)
+    low, high = world.size // 4, 3 * world.size // 4
     box[:, :, p:, low:high, low:high] = False
     make = f"maskworld data make {about.get('name')} clip.mkv --frames {p + FAR}\n"
     sections = [
@@ -191,10 +191,9 @@ def _verbs(world: World, name: str, out: Path, size: Size, seed: int) -> tuple[l
 
 def _measured(world: World, name: str, size: Size, seed: int) -> tuple[Section, dict[str, Any]]:
     """PSNR frame by frame, for prediction and interpolation, with intervals over clips."""
-    config = world.config
     tasks = {
-        "prediction": Task(config.past, FAR, 0),
-        "interpolation": Task(config.past, GAP, config.future),
+        "prediction": Task(world.past, FAR, 0),
+        "interpolation": Task(world.past, GAP, world.future),
     }
     blocks: list[Any] = []
     scores: dict[str, Any] = {}

@@ -40,10 +40,10 @@ def evaluate_command(
         torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     world = load(checkpoint, device).sampled(steps, solver, fast_precision(device))
-    config, future = world.config, future or 0
-    many = max(config.current, config.past)
+    future = future or 0
+    many = max(world.stride, world.past)
     hidden = frames or (many if future else 2 * many)
-    task = protocol_.Task(config.past if past is None else past, hidden, future)
+    task = protocol_.Task(world.past if past is None else past, hidden, future)
     source, count, cluster = held_out(world, data, task.frames)
     if count is not None and count < clips:
         print(f"maskworld: there are {count} held-out clips of {task.frames} frames, not {clips}", file=sys.stderr)
@@ -96,16 +96,20 @@ def held_out(
     """
     from maskworld.data.digits import MovingDigits
     from maskworld.data.discs import Discs
+    from maskworld.probes.films import Films
 
-    size, about = world.config.size, world.about.get("data", {})
+    size, about = world.size, world.about.get("data", {})
     name = data or about.get("name")
     if name == "digits":
         return MovingDigits("test", num_frames, size, about.get("num_digits", 2)), None, None
     if name == "discs":
         return Discs("test", num_frames, size, num_discs=tuple(about.get("num_discs", (2, 4)))), None, None
+    if data is None and name == "probes":
+        last = num_frames - 1  # of the frames before the last, as near as can be: a clip without gaps
+        return Films(tuple(about["families"]), tuple(about["shares"]), last, 1, "valid", near=last), None, None
     if data is None:
         raise ValueError("name the videos to evaluate on: the model was trained on videos of yours")
-    share, grey = about.get("held_out", 1.0), world.config.channels == 1
+    share, grey = about.get("held_out", 1.0), world.channels == 1
     shares = (1 - share, share, 0.0)
     split = "valid" if share < 1 else "all"
     videos = VideoClips(Path(data), num_frames, (size, size), about.get("fps"), grey, split, shares=shares)

@@ -54,16 +54,14 @@ class Question:
 
 def question(world: World, video: Path | None, asked: Asked) -> Question:
     """Cut the clip out of the video. Raises ValueError where it has too few frames for what is asked."""
-    config = world.config
     for name in ("frames", "past", "future"):
         value = getattr(asked, name)
         if value is not None and (value < 0 or (name == "frames" and value == 0)):
             raise ValueError(f"--{name} {value}: a number of frames, {'1' if name == 'frames' else '0'} or more")
     if video is None:
-        t = asked.frames or config.num_frames
+        t = asked.frames or world.num_frames
         return _asked(world, torch.zeros(0, 1, 1, 1), range(0, t), [False] * t, 0, None, _fps(world), "")
-    info, fps = video_.probe(video), world.about.get("data", {}).get("fps")
-    rate, total = (info.fps, info.frames) if fps is None else (fps, max(int(info.seconds * fps + 1e-6), 1))
+    info, rate, total = _counted(world, video)
     if asked.verb == "predict" and asked.at is None and not info.whole:
         ends = f"{info.seconds:.2f}"
         raise ValueError(f"{video} is truncated: it breaks off after {ends} s; --at {ends} predicts from there")
@@ -72,7 +70,7 @@ def question(world: World, video: Path | None, asked: Asked) -> Question:
         raise ValueError(f"--at {asked.at:g}: the video lasts {info.seconds:g} s")
     if asked.hide is not None or asked.box is not None:
         start = at or 0
-        count = min(asked.frames or max(config.num_frames, total - start), total - start)
+        count = min(asked.frames or max(world.num_frames, total - start), total - start)
         hidden = range(count) if asked.hide is None else _indices(asked.hide, count)
         known = [i not in hidden for i in range(count)]
         span = range(start, start + count)
@@ -86,16 +84,42 @@ def question(world: World, video: Path | None, asked: Asked) -> Question:
             f"{video} has {total} frames at {rate:g} frames/s, of which {sum(known)} are to be known: frames "
             f"{span.start} to {span.stop - 1} do not fit"
         )
-    read = video_.read(
+    read = _read(world, video, first, last, rate)
+    return _asked(world, _pixels(read), span, known, first - span.start, asked.box, read.fps, read.note)
+
+
+def prompt_of(world: World, video: Path, most: int) -> Question:
+    """The last frames of a video, `most` or all that it has, and nothing hidden. Raises ValueError for a broken one."""
+    info, rate, total = _counted(world, video)
+    if not info.whole:
+        raise ValueError(f"{video} is truncated: it breaks off after {info.seconds:.2f} s")
+    first = max(total - most, 0)
+    read = _read(world, video, first, total, rate)
+    frames = range(first, first + len(read.frames))
+    return _asked(world, _pixels(read), frames, [True] * len(frames), 0, None, read.fps, read.note)
+
+
+def _counted(world: World, video: Path) -> tuple[video_.VideoInfo, float, int]:
+    """(what is in the video, frames a second and frames in all, at the rate of the model)"""
+    info, fps = video_.probe(video), world.about.get("data", {}).get("fps")
+    rate, total = (info.fps, info.frames) if fps is None else (fps, max(int(info.seconds * fps + 1e-6), 1))
+    return info, rate, total
+
+
+def _read(world: World, video: Path, first: int, last: int, rate: float) -> video_.Video:
+    """Frames first..last - 1 at the size of the model."""
+    return video_.read(
         video,
         start=first / rate,
-        fps=fps,
+        fps=world.about.get("data", {}).get("fps"),
         num_frames=last - first,
-        size=(config.size, config.size),
-        grey=config.channels == 1,
+        size=(world.size, world.size),
+        grey=world.channels == 1,
     )
-    pixels = read.frames.permute(0, 3, 1, 2).float() / 127.5 - 1
-    return _asked(world, pixels, span, known, first - span.start, asked.box, read.fps, read.note)
+
+
+def _pixels(read: video_.Video) -> Float[Tensor, "n c h w"]:
+    return read.frames.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _fps(world: World) -> float:
@@ -104,19 +128,20 @@ def _fps(world: World) -> float:
 
 def _span(world: World, asked: Asked, at: int | None, total: int) -> tuple[range, list[bool]]:
     """The frames of the clip, counted in the video's, and which of them are known."""
-    config, hidden = world.config, asked.frames or max(world.config.current, world.config.past)
-    past = min(config.past, total if at is None else at) if asked.past is None else asked.past
-    future = min(config.future, total) if asked.future is None else asked.future
+    hidden = asked.frames or max(world.stride, world.past)
+    before, after = world.around if asked.verb == "interpolate" else (world.past, world.future)
+    past = min(before, total if at is None else at) if asked.past is None else asked.past
+    future = min(after, total) if asked.future is None else asked.future
     if asked.verb == "predict":
         begin, future = total if at is None else at, 0
     elif asked.verb == "lookback":
         begin, past = (at or 0) - hidden, 0
     else:
         if asked.verb == "interpolate" and asked.future is None:
-            future = max(config.future, 1)
+            future = max(after, 1)
         elif asked.future is None:
             future = 0
-        past = config.past if asked.past is None and at is None else past
+        past = before if asked.past is None and at is None else past
         begin = past if at is None else at
     return range(begin - past, begin + hidden + future), [True] * past + [False] * hidden + [True] * future
 
@@ -148,7 +173,7 @@ def _asked(
     fps: float,
     note: str,
 ) -> Question:
-    c, size = world.config.channels, world.config.size
+    c, size = world.channels, world.size
     truth, there = torch.zeros(len(span), c, size, size), torch.zeros(len(span), dtype=torch.bool)
     truth[offset : offset + len(pixels)], there[offset : offset + len(pixels)] = pixels.reshape(-1, c, size, size), True
     given = torch.tensor(list(known))[None, None, :, None, None]
@@ -169,12 +194,7 @@ def _asked(
 
 def fill_command(checkpoint: str, video: Path | None, out: Path, asked: Asked, drawing: Drawing) -> int:
     """Exit code 0, or 130 where it was interrupted: the samples that were finished are written."""
-    if drawing.samples < 1 or drawing.scale < 1:
-        raise ValueError("--samples and --scale are 1 or more")
-    if out.suffix.lower() not in ("", ".mp4", ".mov", ".mkv", ".gif", ".npz"):
-        raise ValueError(f"cannot write {out}: known are .mp4, .mkv, .gif, .npz, and no suffix for a folder")
-    if out.exists() and not drawing.force:
-        raise ValueError(f"{out} exists; --force replaces it")
+    check_out(out, drawing)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     world = load(checkpoint, device).sampled(drawing.steps, drawing.solver, fast_precision(device))
     ask = question(world, video, asked)
@@ -185,7 +205,7 @@ def fill_command(checkpoint: str, video: Path | None, out: Path, asked: Asked, d
         raise KeyboardInterrupt("no sample was finished")
     if interrupted:
         print(f"maskworld: interrupted; {len(samples)} of {drawing.samples} samples are finished", file=sys.stderr)
-    _write(out, samples, ask, drawing)
+    write_samples(out, samples, ask, drawing)
     report: dict[str, Any] = {
         "command": asked.verb,
         "checkpoint": checkpoint,
@@ -193,7 +213,7 @@ def fill_command(checkpoint: str, video: Path | None, out: Path, asked: Asked, d
         "frames": len(ask.hidden),
         "filled": int(ask.hidden.sum()),
         "samples": len(samples),
-        "size": world.config.size,
+        "size": world.size,
         "fps": ask.fps,
         "changed": ask.note or None,
         "seconds": round(seconds, 3),
@@ -205,6 +225,16 @@ def fill_command(checkpoint: str, video: Path | None, out: Path, asked: Asked, d
     else:
         _tell(report)
     return 130 if interrupted else 0
+
+
+def check_out(out: Path, drawing: Drawing) -> None:
+    """Raise ValueError where nothing can be written there, before anything is drawn."""
+    if drawing.samples < 1 or drawing.scale < 1:
+        raise ValueError("--samples and --scale are 1 or more")
+    if out.suffix.lower() not in ("", ".mp4", ".mov", ".mkv", ".gif", ".npz"):
+        raise ValueError(f"cannot write {out}: known are .mp4, .mkv, .gif, .npz, and no suffix for a folder")
+    if out.exists() and not drawing.force:
+        raise ValueError(f"{out} exists; --force replaces it")
 
 
 def _draw(world: World, ask: Question, drawing: Drawing, at_once: int = 8) -> tuple[list[Tensor], bool]:
@@ -256,7 +286,8 @@ def _scores(samples: Sequence[Tensor], ask: Question) -> dict[str, float] | None
     return {name: round(value, 3) for name, value in scores.items()}
 
 
-def _write(out: Path, samples: Sequence[Tensor], ask: Question, drawing: Drawing) -> None:
+def write_samples(out: Path, samples: Sequence[Tensor], ask: Question, drawing: Drawing) -> None:
+    """One video, arrays, or a folder of videos, as the suffix says."""
     from maskworld.report.film import Row, film, strip_png, write_whole
 
     pixels = [to_uint8(sample) for sample in samples]

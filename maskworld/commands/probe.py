@@ -19,8 +19,9 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from maskworld import checkpoint
-from maskworld.__main__ import Probing
-from maskworld.commands.subjects import subject_of
+from maskworld.__main__ import Probing, Remembering
+from maskworld.commands.memories import Chosen
+from maskworld.commands.subjects import probed
 from maskworld.probes import exchange
 from maskworld.probes import pictures as pictures_
 from maskworld.probes import suite as suite_
@@ -39,6 +40,7 @@ def probe_command(
     model: str,
     out: Path | None,
     probing: Probing,
+    remembering: Remembering,
     workers: int,
     steps: int | None,
     solver: str | None,
@@ -49,11 +51,13 @@ def probe_command(
 ) -> int:
     """Exit code 0; 3 where the model failed at a family; 130 where it was interrupted."""
     began, suite = time.perf_counter(), _suite(probing)
-    subject = subject_of(model, suite.setting, steps, solver)
+    subject, chosen, stride = probed(model, suite.setting, steps, solver, remembering)
     features, absent = _extractor(extractor)
     if ood and suite.setting.shift != "none":
         raise ValueError(f"--ood asks in every shift beside none: leave out --shift {suite.setting.shift}")
-    about = {"model": model, "weights": _digest(model), "steps": steps, "solver": solver}
+    about: dict[str, Any] = {"model": model, "weights": _digest(model), "steps": steps, "solver": solver}
+    if chosen is not None:
+        about |= {"memory": {**chosen.as_dict(), "stride": stride}}
     _claim(out, about, force)
     pictures = Pictures(features, path=None if out is None else out / PICTURES)
     plain = out is None or model.startswith("reference:")  # which is marked where it is drawn, and not asked here
@@ -62,7 +66,7 @@ def probe_command(
     for shift in SHIFTS[1:] if ood else ():
         other = dataclasses.replace(suite, setting=dataclasses.replace(suite.setting, shift=shift))
         shifted[shift] = _run(subject, other, None if out is None else out / SHIFTED / shift, workers)
-    return _tell(result, out, "probe", time.perf_counter() - began, json, pictures, absent, shifted)
+    return _tell(result, out, "probe", time.perf_counter() - began, json, pictures, absent, shifted, chosen, stride)
 
 
 def export_command(folder: Path, probing: Probing, layout: exchange.Layout, json: bool) -> int:
@@ -323,18 +327,23 @@ def _tell(
     pictures: Pictures,
     absent: str | None,
     shifted: Mapping[str, Result] = MappingProxyType({}),
+    chosen: Chosen | None = None,
+    stride: int | None = None,
 ) -> int:
     """The table, scores.json, the page and the line of JSON; gives the exit code."""
-    page = None
+    page, memory = None, {} if chosen is None else {"memory": {**chosen.as_dict(), "stride": stride}}
     if out is not None:
         from maskworld.report.probes import write
 
         scores = suite_.as_dict(result)
         scores["pictures"] = {**pictures_.summary(pictures, list(result.scores)), "absent": absent}
         scores["shifted"] = {shift: summary(other) for shift, other in shifted.items()}
+        scores |= memory
         _write_json(out / "scores.json", scores)
         page = write(scores, out / "films", out, force=True)
     print(as_table(result))
+    if chosen is not None:
+        print(f"memory: {chosen.told()}")
     if shifted:
         print(f"\n{shift_table(result, shifted)}")
     if page is not None:
@@ -345,6 +354,7 @@ def _tell(
                 {
                     "command": command,
                     **summary(result),
+                    **memory,
                     **({"shifted": {shift: summary(other) for shift, other in shifted.items()}} if shifted else {}),
                     "report": page and str(page),
                     "seconds": round(seconds, 1),

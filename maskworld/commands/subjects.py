@@ -2,51 +2,86 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from maskworld.clip import Clip, collate, of_uint8, span, to, to_uint8
+from maskworld.__main__ import Remembering
+from maskworld.clip import Clip, collate, join, of_uint8, span, to, to_uint8
 from maskworld.commands.doctor import fast_precision
+from maskworld.commands.memories import Chosen, memory_of, reckoned
+from maskworld.memory.base import last
 from maskworld.memory.window import Window
 from maskworld.noise import Rng, mix
-from maskworld.probes.base import Asked, Setting, Subject
+from maskworld.probes.base import ACTIONS, Asked, Setting, Subject
 from maskworld.probes.references import reference
 from maskworld.probes.stage import SIDE
 from maskworld.rollout import ahead_of, rollout
 from maskworld.world import World, load
 
 
-def subject_of(model: str, setting: Setting, steps: int | None = None, solver: str | None = None) -> Subject:
+class Probed(NamedTuple):
+    """Who is probed, with which memory and how many frames at a time: None where there is no choice of memories."""
+
+    subject: Subject
+    chosen: Chosen | None = None
+    stride: int | None = None
+
+
+def probed(
+    model: str,
+    setting: Setting,
+    steps: int | None = None,
+    solver: str | None = None,
+    remembering: Remembering = Remembering(),
+) -> Probed:
     """`reference:NAME`, `python:MODULE:FUNCTION`, or a checkpoint by path, by name or as `hub:owner/name`.
 
-    Raises ValueError where there is none such, and where a checkpoint's frames are not those of the setting.
+    Raises ValueError where there is none such, where a checkpoint's frames or actions are not those of the setting,
+    and where it cannot be shown what the memory shows.
     """
     kind, _, rest = model.partition(":")
-    if kind in ("reference", "python") and (steps is not None or solver is not None):
-        raise ValueError(f"only a checkpoint is sampled with --steps and --solver, not {model}")
+    asked = {"steps": steps, "solver": solver, **dataclasses.asdict(remembering)}
+    given = [f"--{name}" for name, value in asked.items() if value is not None]
+    if kind in ("reference", "python") and given:
+        raise ValueError(f"only a checkpoint is sampled with {' and '.join(given)}, not {model}")
     if kind == "reference":
-        return reference(rest)
+        return Probed(reference(rest))
     if kind == "python":
-        return of_function(function_of(rest), model)
+        return Probed(of_function(function_of(rest), model))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     world = load(model, device).sampled(steps, solver, fast_precision(device))
-    config, side = world.config, SIDE[setting.tier]
-    if (config.channels, config.size) != (3, side):
-        colours = "grey" if config.channels == 1 else f"{config.channels}-channel"
-        have = "RGB" if config.channels == 3 else colours
+    side = SIDE[setting.tier]
+    if (world.channels, world.size) != (3, side):
+        colours = "grey" if world.channels == 1 else f"{world.channels}-channel"
+        have = "RGB" if world.channels == 3 else colours
         raise ValueError(
-            f"{model} makes {have} frames of {config.size} x {config.size}; "
+            f"{model} makes {have} frames of {world.size} x {world.size}; "
             f"the {setting.tier} tier of the probes is RGB of {side} x {side}"
         )
-    return of_world(world, model)
+    if world.actions not in (0, len(ACTIONS)):
+        raise ValueError(
+            f"{model} takes actions of {world.actions} channels; those of the probes have {len(ACTIONS)}: "
+            f"{', '.join(ACTIONS)}"
+        )
+    stride = world.stride if remembering.stride is None else remembering.stride
+    chosen = memory_of(remembering.memory or "window", world, True, remembering.window, stride)
+    if world.window is None:  # it has no choice of memories
+        return Probed(of_world(world, model, stride=stride), None, None)
+    return Probed(of_world(world, f"{model} ({chosen.name})", chosen=chosen, stride=stride), chosen, stride)
+
+
+def subject_of(model: str, setting: Setting, steps: int | None = None, solver: str | None = None) -> Subject:
+    """Who is probed, as `probed`; a checkpoint with the memory that it always has."""
+    return probed(model, setting, steps, solver).subject
 
 
 def grouped(keys: Sequence[Any], at_most: int | None = None) -> Iterator[list[int]]:
@@ -62,33 +97,56 @@ def grouped(keys: Sequence[Any], at_most: int | None = None) -> Iterator[list[in
 # -- checkpoints ----------------------------------------------------------------------------------
 
 
-def of_world(world: World, name: str, rows: int = 16) -> Subject:
-    """A model of ours, which takes no actions. It is shown of the prompt what it was trained to see.
+def of_world(
+    world: World, name: str, rows: int = 16, chosen: Chosen | None = None, stride: int | None = None
+) -> Subject:
+    """A model of ours. It is shown of the prompt what a memory shows; what it was trained to see where none is chosen.
+
+    A model that takes actions is told those of all frames (0 where a question has none), and the cameras that follow
+    from them by dead reckoning.
 
     Each sample has its own noise, which depends on the episode and the sample alone: the branches of an episode share
     it, so that what differs between them has no other cause. Surprise, where the model has one, is measured under equal
-    noise, too. `rows` are filled in together.
+    noise, too. `rows` are filled in together, `stride` frames at a time.
+
+    Raises ValueError for a stride below 1 or longer than the window of the model.
     """
-    config = world.config
     watch = world.surprise_with_rng
-    memory = Window(max(config.past, 1))
+    chosen = memory_of("window", world, True) if chosen is None else chosen
+    memory, stride = chosen.memory, world.stride if stride is None else stride
+    if stride < 1 or (world.window is not None and stride > world.window):
+        raise ValueError(f"a stride of {stride} frames: 1 or more, and no more than the window of the model")
 
-    def seen(question: Asked) -> Clip:
-        prompt = of_uint8(torch.from_numpy(question.question.prompt(question.setting.tier)))
+    def told(asked: Asked, film: Clip) -> Clip:
+        """With the actions and cameras of its frames, the first of the question's."""
+        if world.window is None:
+            return film
+        t, actions = film.frames.shape[2], torch.zeros(1, film.frames.shape[2], len(ACTIONS))
+        if asked.question.actions is not None:
+            actions = torch.from_numpy(asked.question.actions[:t]).float()[None]
+        cameras = reckoned(actions, world.size)
+        return dataclasses.replace(film, actions=actions if world.actions else None, cameras=cameras)
+
+    def prompt_and_ahead(asked: Asked) -> tuple[Clip, Clip]:
+        prompt = of_uint8(torch.from_numpy(asked.question.prompt(asked.setting.tier)))
         t = prompt.frames.shape[2]
-        return span(prompt, max(t - memory.length, 0), t)
+        whole = told(asked, join([prompt, ahead_of(prompt, asked.question.horizon)]))
+        prompt, ahead = span(whole, 0, t), span(whole, t, whole.frames.shape[2])
+        # A window sees nothing but the last frames: questions that differ only before them are asked together.
+        return last(prompt, memory.length) if isinstance(memory, Window) else prompt, ahead
 
+    @torch.no_grad()
     def answer(asked: Sequence[Asked]) -> list[np.ndarray]:
-        prompts = [seen(one) for one in asked]
+        clips = [prompt_and_ahead(one) for one in asked]
         many = [(place, sample) for place, one in enumerate(asked) for sample in range(one.question.num_samples)]
-        lengths = [(prompts[place].frames.shape[2], asked[place].question.horizon) for place, _ in many]
+        lengths = [(clips[place][0].frames.shape[2], asked[place].question.horizon) for place, _ in many]
+        fill = world.fill_of(chosen.reads, rows)
         drawn: dict[tuple[int, int], np.ndarray] = {}
         for group in grouped(lengths, rows):
             part = [many[row] for row in group]
             rng = Rng([_generator(asked[place], sample) for place, sample in part])
-            prompt = to(collate([prompts[place] for place, _ in part]), world.device)
-            ahead = ahead_of(prompt, asked[part[0][0]].question.horizon)
-            future = rollout(world.fill_with_rng, prompt, ahead, memory, config.current, rng)
+            prompt, ahead = (to(collate([clips[place][i] for place, _ in part]), world.device) for i in (0, 1))
+            future = rollout(fill, prompt, ahead, memory, stride, rng)
             pixels = to_uint8(future.frames[:, 0]).cpu().numpy()
             drawn |= {which: pixels[row] for row, which in enumerate(part)}
         return [
@@ -98,7 +156,7 @@ def of_world(world: World, name: str, rows: int = 16) -> Subject:
 
     def surprise(asked: Sequence[Asked]) -> list[np.ndarray]:
         assert watch is not None
-        films = [of_uint8(torch.from_numpy(one.question.shown(one.setting.tier))) for one in asked]
+        films = [told(one, of_uint8(torch.from_numpy(one.question.shown(one.setting.tier)))) for one in asked]
         found: dict[int, np.ndarray] = {}
         for group in grouped([(one.question.num_context, one.question.horizon) for one in asked], rows):
             rng = Rng([_generator(asked[place]) for place in group])
@@ -107,7 +165,7 @@ def of_world(world: World, name: str, rows: int = 16) -> Subject:
             found |= dict(zip(group, each, strict=True))
         return [found[place] for place in range(len(asked))]
 
-    return Subject(name, answer, surprise if watch is not None else None, actions=False)
+    return Subject(name, answer, surprise if watch is not None else None, actions=bool(world.actions))
 
 
 def _generator(asked: Asked, *more: int) -> torch.Generator:

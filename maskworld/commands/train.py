@@ -22,11 +22,15 @@ Out = Annotated[Path, arg(aliases=["-o"])]
 
 def recipes() -> dict[str, Callable[..., Recipe]]:
     """Every recipe by its name at the command line."""
+    from maskworld.recipes.forcing_discs import forcing_discs
     from maskworld.recipes.mcvd_digits import mcvd_digits
     from maskworld.recipes.mcvd_discs import mcvd_discs
     from maskworld.recipes.mcvd_video import mcvd_video
 
-    return {function.__name__.replace("_", "-"): function for function in (mcvd_digits, mcvd_discs, mcvd_video)}
+    return {
+        function.__name__.replace("_", "-"): function
+        for function in (forcing_discs, mcvd_digits, mcvd_discs, mcvd_video)
+    }
 
 
 def run(
@@ -80,16 +84,22 @@ def run(
 
 
 def begin_with(recipe: Recipe, start: str) -> None:
-    """Give the recipe's network these weights. Raises ValueError where they are not of such a network."""
+    """Give the recipe's network these weights; learned memories that the checkpoint lacks are added to it as they are.
+
+    Raises ValueError where the weights are not of such a network.
+    """
     from maskworld import checkpoint
+    from maskworld.world import begin_memories
 
     path = checkpoint.find(start)
     tensors, about = checkpoint.read(path)
     checkpoint.finite(tensors, path)
     wanted = {name: value.shape for name, value in recipe.net.state_dict().items()}
-    if about.get("family") != recipe.about["family"] or {k: v.shape for k, v in tensors.items()} != wanted:
+    there = {name: shape for name, shape in wanted.items() if name in tensors or not name.startswith("memories.")}
+    if about.get("family") != recipe.about["family"] or {k: v.shape for k, v in tensors.items()} != there:
         raise ValueError(f"--start {start}: its weights do not fit this recipe's network; {path} says {about}")
-    recipe.net.load_state_dict({name: value.float() for name, value in tensors.items()})
+    recipe.net.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=False)
+    begin_memories(recipe.net, {name.split(".")[1] for name in wanted.keys() - there.keys()})
 
 
 def train_command(name: str, argv: list[str]) -> int:

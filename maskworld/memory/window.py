@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from maskworld.clip import Clip, join, span
+from maskworld.clip import Clip
+from maskworld.memory.base import Cost, after, alike, last
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,15 @@ class Window:
         if self.length < 1:
             raise ValueError(f"a window of {self.length} frames shows nothing; it needs 1 or more")
 
+    @property
+    def cost(self) -> Cost:
+        return Cost(shown=self.length, tokens=0, kept=self.length)
+
     def start(self, clip: Clip) -> Clip:
-        t = clip.frames.shape[2]
-        return span(clip, max(t - self.length, 0), t)
+        return last(clip, self.length)
 
     def recall(self, state: Clip, ahead: Clip) -> Clip:
-        return state
+        return alike(state, ahead)
 
     def store(self, state: Clip, new: Clip) -> Clip:
-        return self.start(join([state, new]))
+        return self.start(after(state, new))

@@ -4,8 +4,26 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+SMALL = 2**20
+"""Queries x keys up to which, on a CPU, plain products are faster than the fused kernel."""
+
+
+def attend(
+    q: Float[Tensor, "b g q e"],
+    k: Float[Tensor, "b g k e"],
+    v: Float[Tensor, "b g k e"],
+    mask: Bool[Tensor, "#b #g q k"] | None = None,
+) -> Float[Tensor, "b g q e"]:
+    """softmax(q k / sqrt(e)) v; `mask` is True where a query may look. Every query may look at something."""
+    if q.device.type != "cpu" or q.shape[2] * k.shape[2] > SMALL:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    score = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if mask is not None:
+        score = score + mask.logical_not().to(score.dtype) * -1e4
+    return score.softmax(-1).to(v.dtype) @ v
 
 
 class SpatialAttention(nn.Module):

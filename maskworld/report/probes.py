@@ -132,7 +132,11 @@ def _facts(scores: Mapping[str, Any], setting: Mapping[str, Any]) -> Facts:
 
 
 def _command(subject: str, scores: Mapping[str, Any], setting: Mapping[str, Any]) -> str:
-    words = ["maskworld probe", shlex.quote(subject), "--families", ",".join(scores["families"])]
+    memory = scores.get("memory", {})
+    who = subject.removesuffix(f" ({memory['name']})") if memory else subject
+    words = ["maskworld probe", shlex.quote(who), "--families", ",".join(scores["families"])]
+    if memory:
+        words.append(f"--memory {memory['name']} --window {memory['window']} --stride {memory['stride']}")
     words += [f"--episodes {scores['episodes']} --samples {scores['samples']}"]
     usual = {"split": "salted" if setting.get("salt") else "dev", "tier": "flat", "shift": "none"}
     words += [f"--{name} {setting[name]}" for name in usual if setting.get(name, usual[name]) != usual[name]]
