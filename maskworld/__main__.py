@@ -233,6 +233,7 @@ def rollout(
     frames: int = 400,
     past: int | None = None,
     actions: Path | None = None,
+    best_of: int = 1,
     remembering: Shared[Remembering] = Remembering(),
     drawing: Shared[Drawing] = Drawing(),
 ) -> int:
@@ -243,10 +244,11 @@ def rollout(
         past: last frames of the video to begin with; 64, or all that it has, otherwise.
         actions: .npy or .csv with a row of actions for each of these frames and of those that follow; only for models
             that take actions.
+        best_of: futures to draw of each piece, of which the one is kept that surprises the model least.
     """
     from maskworld.commands.rollout import rollout_command
 
-    return rollout_command(checkpoint, video, out, frames, past, actions, remembering, drawing)
+    return rollout_command(checkpoint, video, out, frames, past, actions, best_of, remembering, drawing)
 
 
 # -- training, data, measuring ----------------------------------------------------------------------

@@ -1,19 +1,27 @@
-"""Choosing actions over anything that foretells what they cost: random shooting, the cross-entropy method, MPPI.
+"""Planning over anything that foretells: random shooting, the cross-entropy method, MPPI; the best of several futures;
+and futures that follow a drawing.
 
 A planner knows nothing of the world. It hands candidates to `cost`, which may run a simulator or read predicted
 pictures, and each call of `cost` gets `num` candidates: the budget stands in the arguments.
+
+Sections: choosing actions - futures.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from maskworld.clip import Clip, example
 from maskworld.noise import Rng
+from maskworld.verbs import Fill, Known, Surprise
+
+# -- choosing actions -----------------------------------------------------------------------------
 
 Cost = Callable[[Float[Tensor, "n t a"]], Float[Tensor, " n"]]
 """What each of n sequences of actions would cost; finite, lower is better."""
@@ -167,3 +175,82 @@ def _asked(cost: Cost, candidates: Float[Tensor, "n t a"]) -> Float[Tensor, " n"
     if not costs.isfinite().all():
         raise ValueError("a cost is NaN or infinite")
     return costs
+
+
+# -- futures --------------------------------------------------------------------------------------
+
+
+def best_of(fill: Fill, surprise: Surprise, n: int) -> Fill:
+    """Fills n times, and keeps for each example the future that surprises the model least: best-of-n with the model
+    as its own judge (after the verifiers of State and Dynamics, arXiv 2601.17067, Sec. 5).
+
+    A future's surprise is the mean over its frames, under the same noise for all n. The first of the n is what `fill`
+    alone would give; all noise of an example follows from its own generator.
+
+    ValueError for n below 1. The Fill raises ValueError where what is known is not the first frames of every view,
+    one or more and whole, or all of it; and for surprise that is no number.
+    """
+    if n < 1:
+        raise ValueError(f"the best of {n} futures: 1 or more are needed")
+
+    def run(clip: Clip, known: Known, rng: Rng) -> Clip:
+        starts = _starts(known)
+        drawn = [fill(clip, known, rng) for _ in range(n)]
+        if n == 1:
+            return drawn[0]
+        seeds = rng.integers(0, 2**62, ()).tolist()
+        costs = torch.stack([_surprise_of(surprise, one, starts, seeds) for one in drawn])
+        if not costs.isfinite().all():
+            raise ValueError("the surprise is NaN or infinite")
+        best = costs.argmin(0).tolist()
+        frames = torch.stack([drawn[which].frames[i] for i, which in enumerate(best)])
+        return dataclasses.replace(drawn[0], frames=frames)
+
+    return run
+
+
+def _starts(known: Bool[Tensor, "b v t gh gw"]) -> Int[Tensor, " b"]:
+    """The first frame of each example that is not known; the number of frames where all are."""
+    whole, none = known.flatten(3).all(-1), ~known.flatten(3).any(-1)
+    given = whole.all(1)
+    starts = given.long().cumprod(1).sum(1)
+    asked = ~whole.all(2, keepdim=True)  # views with something to fill in
+    after = torch.arange(known.shape[2], device=known.device) >= starts[:, None]
+    if not (whole == ~(asked & after[:, None])).all() or not (whole | none).all() or not (starts > 0).all():
+        raise ValueError("the best of several futures: whole frames at the beginning are known, and none after them")
+    return starts.cpu()
+
+
+def _surprise_of(surprise: Surprise, clip: Clip, starts: Int[Tensor, " b"], seeds: list[int]) -> Float[Tensor, " b"]:
+    """The mean over the frames from each example's start on."""
+    b, t = clip.times.shape
+    found = torch.zeros(b, dtype=torch.float64)
+    for start in sorted(set(starts.tolist()) - {t}):
+        members = (starts == start).nonzero()[:, 0].tolist()
+        rng = Rng([torch.Generator().manual_seed(seeds[i]) for i in members])
+        found[members] = surprise(example(clip, members), start, rng).double().cpu().mean(1)
+    return found
+
+
+def along(fill: Fill, drawing: Float[Tensor, "b t c h w"]) -> Fill:
+    """A Fill of clips of one view, from one of clips with a plan as their second view: `drawing` has the plan of
+    frames 0, 1, ... of each example, and `Clip.times` say which of them belong to a clip.
+
+    The Fill raises ValueError for clips of more views, of other examples, or with times that the plan does not have.
+    """
+
+    def run(clip: Clip, known: Known, rng: Rng) -> Clip:
+        b, v, _, c, h, w = clip.shape
+        if v != 1 or (b, c, h, w) != (len(drawing), *drawing.shape[2:]):
+            raise ValueError(
+                f"a plan for {len(drawing)} examples of {tuple(drawing.shape[2:])} does not go with "
+                f"{b} of {v} x {(c, h, w)}"
+            )
+        if int(clip.times.min()) < 0 or int(clip.times.max()) >= drawing.shape[1]:
+            raise ValueError(f"the plan has frames 0 to {drawing.shape[1] - 1}, and the clip others")
+        plan = drawing[torch.arange(b, device=drawing.device)[:, None], clip.times.to(drawing.device)].to(clip.frames)
+        both = dataclasses.replace(clip, frames=torch.cat([clip.frames, plan[:, None]], dim=1))
+        filled = fill(both, torch.cat([known, torch.ones_like(known)], dim=1), rng)
+        return dataclasses.replace(filled, frames=filled.frames[:, :1])
+
+    return run

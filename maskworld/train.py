@@ -178,7 +178,10 @@ def train(
         raise ValueError("say how long to train: steps, minutes, or both (the first reached ends it)")
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     device, show = accelerator.device, accelerator.is_main_process
-    net = recipe.net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = recipe.net.to(device)
+    for value in net.parameters():
+        if value.ndim == 4:  # of a convolution; what else has more axes stays as it is
+            value.data = value.data.contiguous(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(
         net.parameters(), lr=0.0, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
     )

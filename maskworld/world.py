@@ -122,10 +122,11 @@ def _half(number: int) -> int:
 BRICKS: Mapping[str, Callable[[forcing.Config], nn.Module]] = {
     "compress": _compress,
     "merge": lambda config: Merge(config.dim, 4 * config.tokens),
+    # every other layer, the last one among them
     "ssm": lambda config: GatedDelta(
-        config.dim, config.depth, max(config.heads // 2, 1), layers=tuple(range(1, config.depth, 2))
+        config.dim, config.depth, _half(config.heads), layers=range(1 - config.depth % 2, config.depth, 2)
     ),
-    "ttt": lambda config: TTTLinear(config.dim, config.depth, max(config.heads // 2, 1)),
+    "ttt": lambda config: TTTLinear(config.dim, config.depth, _half(config.heads)),
     "recurrent": lambda config: Squeeze(config.dim, num_heads=config.heads),
 }
 """Learned memories by name, made for a network of this configuration. A change of sizes here orphans checkpoints."""

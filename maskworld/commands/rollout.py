@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from maskworld import plan
 from maskworld.__main__ import Drawing, Remembering
 from maskworld.clip import Cameras, Clip
 from maskworld.commands.doctor import fast_precision
@@ -38,12 +39,14 @@ def rollout_command(
     frames: int,
     past: int | None,
     actions: Path | None,
+    best_of: int,
     remembering: Remembering,
     drawing: Drawing,
 ) -> int:
     """Exit code 0, or 130 where it was interrupted: the frames that were finished are written."""
     check_out(out, drawing)
     at_least_one("frames", frames)
+    at_least_one("futures to choose from", best_of)
     if past is not None:
         at_least_one("frames of the past", past)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -56,7 +59,7 @@ def rollout_command(
     ask = prompt_of(world, video, LONGEST if past is None else past)
     cameras = reckoned(acts, world.size) if acts is not None and tells else None
     clock = time.perf_counter()
-    made, interrupted = _roll(world, ask, frames, chosen, stride, acts, cameras, drawing)
+    made, interrupted = _roll(world, ask, frames, chosen, stride, acts, cameras, best_of, drawing)
     seconds = time.perf_counter() - clock
     if made is None:
         raise KeyboardInterrupt("no frame was finished")
@@ -75,6 +78,7 @@ def rollout_command(
         "fps": ask.fps,
         "changed": ask.note or None,
         "memory": {**chosen.as_dict(), "stride": stride},
+        "best_of": best_of,
         "seconds": round(seconds, 3),
         "frames_per_second": round(done * drawing.samples / seconds, 2),
     }
@@ -121,6 +125,7 @@ def _roll(
     stride: int,
     actions: Float[Tensor, "1 t a"] | None,
     cameras: Cameras | None,
+    best_of: int,
     drawing: Drawing,
 ) -> tuple[Float[Tensor, "n t c h w"] | None, bool]:
     """(prompt and what follows, for each sample; None where no frame was finished; whether it was interrupted)"""
@@ -135,7 +140,7 @@ def _roll(
     rng = Rng([Rng.of(drawing.seed, i).generators[0] for i in range(b)])
     pieces: list[Tensor] = [prompt.frames[:, 0].cpu()]
     with tqdm(total=frames, unit="frame", leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
-        fill = _kept(world.fill_of(chosen.reads, b), pieces)
+        fill = _kept(_judged(world, world.fill_of(chosen.reads, b), best_of), pieces)
         try:
             rollout(
                 fill,
@@ -155,6 +160,15 @@ def _roll(
 
 def _move(bar: tqdm, done: int) -> None:
     bar.update(done - bar.n)
+
+
+def _judged(world: World, fill: Fill, num: int) -> Fill:
+    """The fill, or of `num` the one that surprises the model least."""
+    if num == 1:
+        return fill
+    if (watch := world.surprise_with_rng) is None:
+        raise ValueError("--best-of: this model has no surprise to choose by")
+    return plan.best_of(fill, watch, num)
 
 
 def _kept(fill: Fill, pieces: list[Tensor]) -> Fill:

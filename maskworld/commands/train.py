@@ -23,13 +23,14 @@ Out = Annotated[Path, arg(aliases=["-o"])]
 def recipes() -> dict[str, Callable[..., Recipe]]:
     """Every recipe by its name at the command line."""
     from maskworld.recipes.forcing_discs import forcing_discs
+    from maskworld.recipes.forcing_plans import forcing_plans
     from maskworld.recipes.mcvd_digits import mcvd_digits
     from maskworld.recipes.mcvd_discs import mcvd_discs
     from maskworld.recipes.mcvd_video import mcvd_video
 
     return {
         function.__name__.replace("_", "-"): function
-        for function in (forcing_discs, mcvd_digits, mcvd_discs, mcvd_video)
+        for function in (forcing_discs, forcing_plans, mcvd_digits, mcvd_discs, mcvd_video)
     }
 
 

@@ -618,18 +618,19 @@ def surprise(net: Forcing, num_levels: int = 10, precision: torch.dtype = torch.
     The noise of an example depends on its generator alone. The Surprise raises ValueError as `fill` does, and for a
     `start` outside of the clip.
     """
-    config, cache = net.config, Cache(net, net.config.window + 1)
+    config = net.config
 
     def run(clip: Clip, start: int, rng: Rng) -> Float[Tensor, "b n"]:
         b, v, t, c, h, w = clip.shape
-        if (v, c, h, w) != (1, config.channels, config.size, config.size) or config.plan:
+        views = 2 if config.plan else 1
+        if (v, c, h, w) != (views, config.channels, config.size, config.size):
             raise ValueError(
                 f"this model watches one view of {config.channels} x {config.size} x {config.size} frames"
-                f"{', and a plan' if config.plan else ''}; the clip has {v} of {c} x {h} x {w}"
+                f"{', beside its plan' if config.plan else ''}; the clip has {v} of {c} x {h} x {w}"
             )
         if not 0 < start < t or len(rng) != b:
             raise ValueError(f"frames from {start} on of a clip of {t}, with {len(rng)} generators for {b} examples")
-        felt, device = felt_of(clip, config.actions), clip.frames.device
+        felt, device, cache = felt_of(clip, config.actions), clip.frames.device, Cache(net, (config.window + 1) * b)
         s = shifted((torch.arange(num_levels, device=device) + 0.5) / num_levels, config.shift)
         found = clip.frames.new_zeros(b, t - start)
         with torch.inference_mode(), _autocast(device, precision):
@@ -639,12 +640,13 @@ def surprise(net: Forcing, num_levels: int = 10, precision: torch.dtype = torch.
                 now = ahead.times[:, 0].float()
                 context = net.context(cache.see(_frames_of(clip, past), now), now, None, None)
                 place = net.place(ahead.times.float(), ahead.cameras, now)
+                plan = ahead.frames[:, 1] if config.plan else None
                 eps = rng.normal((num_levels, c, h, w), device).to(clip.frames.dtype)
                 for n in range(num_levels):
                     x = (1 - s[n]) * clip.frames[:, 0, i] + s[n] * eps[:, n]
                     there = torch.zeros_like(x[:, None, :1], dtype=torch.bool)
                     told = net.told(s[n].expand(b, 1), None if felt is None else felt[:, i : i + 1])
-                    out = net(x[:, None], there, told, place, context, None)
+                    out = net(x[:, None], there, told, place, context, plan)
                     found[:, i - start] += (out[:, 0] - clip.frames[:, 0, i]).square().flatten(1).mean(1) / num_levels
         return found
 

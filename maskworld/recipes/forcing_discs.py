@@ -20,6 +20,7 @@ def forcing_discs(
     canvas: bool = False,
     recent: int = 3,
     p_other: float = 0.15,
+    paired: bool = False,
     pairs: float = 0.0,
     resample: float = 0.0,
     seed: int = 0,
@@ -38,12 +39,13 @@ def forcing_discs(
         canvas: whether the network also learns to be shown a canvas of the world.
         recent: frames that are shown as they are where a learned memory or the canvas holds the others.
         p_other: how often the history is not what is known, but both ends, the end, or nothing.
-        pairs: weight of the loss on the effect of an intervention; above 0 the clips come in pairs of branches.
+        paired: whether the clips come in pairs of branches of one episode.
+        pairs: weight of the loss on the effect of an intervention; above 0 the clips are paired.
         resample: how often the history is degraded by the network itself, 0..1.
         seed: of the weights, the data, what is hidden and the noise.
         look_every: steps between two strips of samples.
     """
-    kind = Pairs if pairs else Films
+    kind = Pairs if paired or pairs else Films
     data = kind(families, shares, history, ahead, "train", seed)
     valid = kind(families, shares, history, ahead, "valid", seed)
     about = {"name": "probes", "families": list(families), "shares": list(shares), "fps": 8.0}
