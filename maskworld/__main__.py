@@ -255,10 +255,10 @@ def rollout(
 
 
 def train(recipe: Positional[str]) -> int:
-    """Train a recipe: mcvd-digits, mcvd-discs or mcvd-video. `maskworld train RECIPE --help` lists its fields.
+    """Train a recipe: forcing-discs, mcvd-discs, mcvd-video, ... `maskworld train RECIPE --help` lists its fields.
 
     Args:
-        recipe: mcvd-digits, mcvd-discs or mcvd-video.
+        recipe: forcing-discs, forcing-plans, mcvd-digits, mcvd-discs or mcvd-video.
     """
     from maskworld.commands.train import train_command
 

@@ -342,7 +342,8 @@ class World:
         """
         watch = self.surprise_with_rng
         if watch is None:
-            raise ValueError("this model sees no past: nothing can surprise it")
+            why = "draws what a plan says" if isinstance(self.config, forcing.Config) else "sees no past"
+            raise ValueError(f"this model {why}: nothing can surprise it")
         return watch(clip, start, Rng([torch.Generator().manual_seed(mix(seed)) for _ in range(clip.frames.shape[0])]))
 
     def rollout(

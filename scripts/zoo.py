@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True, help="wall time of the training")
     parser.add_argument("--machine", required=True)
     parser.add_argument("--recipe", required=True, help="the command that trained it")
-    parser.add_argument("--scores", type=Path, nargs="*", default=[], help="last lines of `maskworld evaluate --json`")
+    parser.add_argument("--scores", type=Path, nargs="*", default=[], help="last lines of `maskworld evaluate --json` or `probe --json`")
     options = parser.parse_args()
     tensors, about = checkpoint.read(checkpoint.find(options.run))
     halves = {name: value.to(torch.float16) for name, value in tensors.items()}
@@ -51,7 +51,9 @@ def main() -> None:
 
 
 def _score(report: dict) -> dict:
-    """What a reader of the card compares."""
+    """What a reader of the card compares: of `maskworld evaluate --json`, or of `maskworld probe --json`."""
+    if report["command"] == "probe":
+        return {key: report[key] for key in ("memory", "episodes", "scores", "curves")}
     kept = {key: report[key] for key in ("task", "clips", "samples", "seed")}
     kept["psnr"] = {row: values["psnr"] for row, values in report["scores"].items()}
     kept["ssim"] = {row: values["ssim"] for row, values in report["scores"].items()}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from maskworld import masks, reveal
-from maskworld.clip import Clip, of_frames, planar, span
+from maskworld.clip import Clip, example, of_frames, planar, span
 from maskworld.masks import past_and_future, these_frames
 from maskworld.memory.sink import Sink
 from maskworld.memory.window import Window
@@ -17,6 +17,7 @@ from maskworld.nets.attention import attend
 from maskworld.nets.transformer import Rotary, Transformer
 from maskworld.noise import Rng
 from maskworld.papers import forcing
+from maskworld.recipes.forcing import shows as recipe_shows
 from maskworld.rollout import ahead_of, rollout
 
 SIZE = 16
@@ -208,6 +209,101 @@ def test_memories_take_turns_among_the_examples() -> None:
     assert len(seen) == 1
 
 
+def asked(monkeypatch: pytest.MonkeyPatch, off: float = 0.0) -> dict[str, list]:
+    """Every call of `see`, `told` and `forward`, by what is given; the network then finds `off` everywhere."""
+    calls: dict[str, list] = {"seen": [], "sigma": [], "felt": [], "x": [], "where": []}
+    see, told = forcing.Forcing.see, forcing.Forcing.told
+
+    def seeing(self, frames, there, place):
+        calls["seen"].append(frames)
+        return see(self, frames, there, place)
+
+    def telling(self, sigma, felt):
+        calls["sigma"].append(sigma)
+        calls["felt"].append(felt)
+        return told(self, sigma, felt)
+
+    def finding(self, x, there, told, place, context, plan):
+        calls["x"].append(x)
+        calls["where"].append(place)
+        return torch.full_like(x, off)
+
+    for name, run in (("see", seeing), ("told", telling), ("forward", finding)):
+        monkeypatch.setattr(forcing.Forcing, name, run)
+    return calls
+
+
+def test_each_frame_has_a_level_of_its_own_and_a_velocitys_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss is the mean over unknown pixels of min(1 / s^2, 10) times the squared error, also in parts of frames."""
+    made, one, calls = net(context_noise=0.0), clip(6, b=3), asked(monkeypatch, 0.25)
+    parts = torch.ones(3, 1, 6, 2, 1, dtype=torch.bool)
+    parts[:, :, 3:, 1] = False  # of the last three frames, the lower half
+    for known, rows in ((past_and_future(3, 3, 0, 3), slice(0, 16)), (parts, slice(8, 16))):
+        loss = forcing.objective()(made, one, known, Rng.of(3, batch=3)).total
+        (s,), (x,) = calls["sigma"], calls["x"]
+        assert s.shape == (3, 3) and len(set(s.flatten().tolist())) == 9 and 0 < s.min() and s.max() < 1
+        truth, wide = one.frames[:, 0, 3:], s[..., None, None, None]
+        error = (0.25 - truth).square() * wide.pow(-2).clamp(max=10)
+        torch.testing.assert_close(loss, error[..., rows, :].flatten(1).mean(1))
+        eps = ((x - (1 - wide) * truth) / wide)[..., rows, :]
+        assert abs(float(eps.std()) - 1) < 0.1 and abs(float(eps.mean())) < 0.1
+        assert torch.equal(x[..., : rows.start, :], truth[..., : rows.start, :])
+        for call in calls.values():
+            call.clear()
+
+
+def test_half_of_the_histories_are_worn_and_some_know_no_action(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, calls = net(context_noise=0.3, actions=2), asked(monkeypatch)
+    one = clip(4, b=32, actions=torch.ones(32, 4, 2))
+    forcing.objective(p_no_action=0.5)(made, one, past_and_future(3, 1, 0, 32), Rng.of(0, batch=32))
+    worn = (calls["seen"][0] - one.frames[:, 0, :3]).flatten(1).std(1)
+    assert 8 < int((worn == 0).sum()) < 24 and worn.max() < 0.33 and worn.max() > 0.15
+    told = calls["felt"][0][:, 0]
+    assert set(map(tuple, told.tolist())) == {(0.0, 0.0, 0.0), (1.0, 1.0, 1.0)}
+    assert 8 < int(told[:, 0].sum()) < 24
+
+
+def test_pairs_share_their_noise_and_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, calls, members = net(context_noise=0.3, actions=2), asked(monkeypatch), []
+    half = clip(5, b=4, actions=torch.ones(4, 5, 2))
+    twins = example(half, [0, 0, 1, 1, 2, 2, 3, 3])
+
+    def show(history: Clip, ahead: Clip) -> Clip:
+        members.append(history.frames.shape[0])
+        return Window(2).recall(Window(2).start(history), ahead)
+
+    shows = [(None, lambda history, ahead: history), (None, show)]
+    known = past_and_future(3, 2, 0, 8)
+    loss = forcing.objective(shows, pairs=1.0, p_no_action=0.5)(made, twins, known, Rng.of(1, batch=8))
+    assert members == [4] and len(calls["x"]) == 2
+    for call in (*calls["x"], *calls["seen"], *calls["sigma"], *calls["felt"]):
+        assert torch.equal(call[0::2], call[1::2])
+    for call in (*calls["x"], *calls["sigma"]):
+        assert not torch.equal(call[0], call[2])
+    assert loss.terms["pairs"].abs().max() == 0
+
+
+def test_only_some_examples_are_degraded() -> None:
+    made, one = net(context_noise=0.0), clip(5, b=8)
+    known = past_and_future(3, 2, 0, 8)
+    plain, some = (forcing.objective(resample=p)(made, one, known, Rng.of(2, batch=8)).total for p in (0.0, 0.5))
+    same = (plain - some).abs() < 1e-6
+    assert 0 < int(same.sum()) < 8
+
+
+def test_the_loss_sees_where_frames_are_and_not_where_the_world_begins() -> None:
+    made, one = net(context_noise=0.0), clip(5)
+    known = past_and_future(3, 2, 0, 2)
+
+    def loss(start: int, *offsets: float) -> torch.Tensor:
+        way = torch.tensor(offsets)[None, :, None].expand(2, -1, 2)
+        there = dataclasses.replace(one, cameras=planar(way, SIZE), times=one.times + start)
+        return forcing.objective()(made, there, known, Rng.of(2, batch=2)).total
+
+    torch.testing.assert_close(loss(500, *[24.0] * 5), loss(0, *[0.0] * 5), atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(loss(0, 0.0, 0.0, 0.0, 8.0, 8.0), loss(0, *[0.0] * 5), atol=1e-4)
+
+
 # -- fill -------------------------------------------------------------------------------------------
 
 
@@ -247,6 +343,26 @@ def test_frame_by_frame_is_blocks_of_one_where_nothing_later_is_seen() -> None:
     want = single(alone, past_and_future(2, 1, 0, 2), Rng.of(0, batch=2)).frames[:, 0, 2]
     assert noise.shape == first.shape
     torch.testing.assert_close(first, want, atol=1e-5, rtol=0)
+
+
+def test_a_frame_goes_along_a_straight_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a network that always finds the same, x at level s is (1 - s) x0 + s eps, with one eps for all steps."""
+    made, calls = net(), asked(monkeypatch, 0.25)
+    for lag in (0, 2):
+        order = lambda steps, frames, lag=lag: reveal.pyramid(steps, frames, lag)
+        fill = forcing.fill(made, forcing.Sampling(steps=4, block=3, order=order))
+        out = fill(clip(5), past_and_future(2, 3, 0, 2), Rng.of(0, batch=2)).frames[:, 0, 2:]
+        torch.testing.assert_close(out, torch.full_like(out, 0.25))
+        eps = Rng.of(0, batch=2).normal((3, 1, SIZE, SIZE))
+        levels = forcing.shifted(order(4, 3)[:-1].float(), made.config.shift)
+        assert len(calls["x"]) == len(levels) == 4 + 2 * lag
+        for x, told, row in zip(calls["x"], calls["sigma"], levels, strict=True):
+            n = x.shape[1]
+            torch.testing.assert_close(told, row[:n].expand(2, -1))
+            s = told[..., None, None, None]
+            torch.testing.assert_close(x, (1 - s) * 0.25 + s * eps[:, :n], atol=1e-5, rtol=0)
+        for call in calls.values():
+            call.clear()
 
 
 def test_a_cached_rollout_is_the_uncached_one() -> None:
@@ -346,6 +462,22 @@ def test_surprise_is_of_the_frame_and_of_what_was_before() -> None:
         watch(one, 6, Rng.of(0, batch=2))
 
 
+def test_surprise_feels_the_action_before_and_sees_one_window() -> None:
+    made = net(actions=2, window=3)
+    watch = forcing.surprise(made, num_levels=2)
+    one = clip(7, b=1, actions=torch.randn(1, 7, 2))
+    found = watch(one, 1, Rng.of(0))
+    for t in range(7):
+        acts, frames = one.actions.clone(), one.frames.clone()  # type: ignore[union-attr]
+        acts[:, t] += 3
+        frames[:, :, t] *= -1
+        acted = watch(dataclasses.replace(one, actions=acts), 1, Rng.of(0))
+        assert [i + 1 for i in range(6) if abs(acted[0, i] - found[0, i]) > 1e-6] == ([t + 1] if t < 6 else [])
+        seen = watch(dataclasses.replace(one, frames=frames), 1, Rng.of(0))
+        differ = [i + 1 for i in range(6) if abs(seen[0, i] - found[0, i]) > 1e-6]
+        assert differ == [i for i in range(max(t, 1), min(t + 4, 7))]
+
+
 # -- presets ----------------------------------------------------------------------------------------
 
 
@@ -354,6 +486,19 @@ def test_presets_are_as_large_as_they_say(preset: str, low: float, high: float) 
     with torch.device("meta"):
         made = forcing.Forcing(getattr(forcing, preset)(actions=9))
     assert low < sum(p.numel() for p in made.parameters()) / 1e6 < high
+
+
+def test_the_recipes_memories_show_any_prefix() -> None:
+    """Short prefixes leave more ahead than a roll-out fills at once: a canvas is made for all of it."""
+    made = net()
+    (_, plain), (reads, canvas) = recipe_shows(made, 2, True)
+    one = clip(9, cameras=planar(torch.zeros(2, 9, 2), SIZE))
+    for past in (1, 3, 8):
+        history, ahead = span(one, 0, past), span(one, past, 9)
+        assert torch.equal(plain(history, ahead).frames, history.frames)
+        shown = canvas(history, dataclasses.replace(ahead, frames=torch.zeros_like(ahead.frames)))
+        assert reads is None and shown.frames.shape[2] == 9 - past + min(past, 2)
+        assert torch.equal(shown.frames[:, :, 0], history.frames[:, :, -1])
 
 
 # -- draws ------------------------------------------------------------------------------------------
@@ -373,3 +518,29 @@ def test_a_batch_takes_one_draw_together() -> None:
         masks.prefix(1, 6)(1, 1, 6, Rng.of(0))
     with pytest.raises(ValueError, match="leave nothing unknown"):
         masks.between(3, 3)(1, 1, 6, Rng.of(0))
+
+
+def test_holes_within_frames_that_are_filled_in_are_filled_in_too() -> None:
+    """A NaN among the given pixels of a frame is no pixel; the others come back as they are."""
+    one = clip(4)
+    known = these_frames([True] * 4, 2).expand(-1, -1, -1, SIZE, SIZE).clone()
+    known[:, :, 3, :8] = False
+    frames = one.frames.clone()
+    frames[:, :, 3, :, 12:, 12:] = torch.nan
+    filled = forcing.fill(net(), forcing.Sampling(steps=2))(
+        dataclasses.replace(one, frames=frames), known, Rng.of(0, batch=2)
+    ).frames
+    assert bool(torch.isfinite(filled[:, :, 3, :, :8]).all())
+    assert torch.equal(filled[:, :, 3, :, 8:12], one.frames[:, :, 3, :, 8:12])
+
+
+def test_cameras_that_turn_or_come_nearer_are_refused() -> None:
+    one, known = clip(4), past_and_future(2, 2, 0, 2)
+    cameras = planar(torch.zeros(2, 4, 2), SIZE)
+    nearer, turned = cameras.pose.clone(), cameras.pose.clone()
+    nearer[:, :, 2, 2, 3] = 5.0
+    turned[:, :, 1, :2, :2] = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    for pose in (nearer, turned):
+        moved = dataclasses.replace(one, cameras=dataclasses.replace(cameras, pose=pose))
+        with pytest.raises(ValueError, match="none may turn or come nearer"):
+            forcing.fill(net())(moved, known, Rng.of(0, batch=2))

@@ -125,7 +125,7 @@ def forcing_family(order: Callable[[int, int], torch.Tensor] = reveal.whole, **c
     # Six frames of history, of which a learned memory is written four.
     draw = masks.prefix(6, 6) if network.config.memories else masks.prefix(2, 4)
     return Family(
-        fill, all_masks, network.config.channels, network, forcing.objective(shows(network, 2, False)), draw, 8
+        fill, all_masks, network.config.channels, network, forcing.objective(shows(network, 2, 0)), draw, 8
     )
 
 

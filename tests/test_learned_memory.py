@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskworld.clip import Clip, of_frames, planar, span
+from maskworld.clip import Clip, join, of_frames, planar, span
+from maskworld.memory import ssm
 from maskworld.memory.base import Memory
 from maskworld.memory.compress import Compress
 from maskworld.memory.evict import NUM_WAVES, Evicting, plane_waves
@@ -465,3 +466,101 @@ def test_a_network_rolls_out_with_it_and_learns_through_it(name):
     grads = [w.grad is not None and bool(w.grad.any()) for w in brick.parameters()]
     assert sum(grads) > len(grads) / 2
     assert memory.store(memory.start(clip), clip).memory.grad_fn is None
+
+
+def told(net: forcing.Forcing, name: str, clip: Clip, memory: Tensor | None) -> Tensor:
+    """The frame after a clip, as the network fills it in with this memory."""
+    ahead = dataclasses.replace(ahead_of(clip, 1), cameras=planar(torch.zeros(1, 1, 2), SIZE))
+    both = dataclasses.replace(join([clip, ahead]), memory=memory)
+    known = torch.ones(1, 1, both.frames.shape[2], 1, 1, dtype=torch.bool)
+    known[:, :, -1] = False
+    fill = forcing.fill(net, forcing.Sampling(steps=2), reads=None if memory is None else name)
+    return fill(both, known, Rng.of(0)).frames[:, :, -1]
+
+
+def slid(t: int, start: int = 0) -> Clip:
+    rng = torch.Generator().manual_seed(0)
+    clip = of_frames(torch.rand(1, 1, t, 1, SIZE, SIZE, generator=rng) * 2 - 1, start)
+    way = torch.arange(float(t))[None, :, None].repeat(1, 1, 2) * PATCH
+    return dataclasses.replace(clip, cameras=planar(way, SIZE))
+
+
+@pytest.mark.parametrize("name", BRICKS)
+def test_only_how_long_ago_matters(name):
+    """A film that begins 900 frames later is the same film."""
+    net, made = net_with(name), []
+    for start in (0, 900):
+        clip = slid(7, start)
+        memory = net.write(name, None, span(clip, 0, 5))
+        made.append(told(net, name, span(clip, 5, 7), memory))
+    torch.testing.assert_close(*made, atol=2e-3, rtol=0)
+    elsewhere = dataclasses.replace(span(slid(7), 0, 5), times=torch.arange(-40, -35)[None])
+    older = told(net, name, span(slid(7), 5, 7), net.write(name, None, elsewhere))
+    assert ((older - made[0]).abs().max() > 1e-4) == (name in ("compress", "merge", "recurrent"))
+
+
+@pytest.mark.parametrize("name", ["compress", "merge", "recurrent"])
+def test_an_empty_memory_is_as_none(name):
+    net, brick = net_with(name), brick_of(name)
+    one = told(net, name, slid(2), brick.empty(1))
+    torch.testing.assert_close(one, told(net, name, slid(2), None), atol=1e-5, rtol=0)
+
+
+def test_a_delta_state_fades_and_is_heard_the_more_the_longer_the_past(monkeypatch):
+    brick, evicted, decays = brick_of("ssm"), frames_out(3), []
+    rule = ssm.delta_rule
+    monkeypatch.setattr(ssm, "delta_rule", lambda *given: (decays.append(given[-1]), rule(*given))[1])
+    memory = brick.write(brick.empty(2), evicted)
+    fades = 1 - decays[0].exp()  # of itself, with each frame
+    assert decays[0].shape == (DEPTH, 2, HEADS, 3) and 1e-4 < fades.min() and fades.max() < 0.1
+    longer = memory.clone()
+    longer[:, -1] += 100
+    query = frames_out(1, seed=9)
+    few, many = (brick.read(x, 0, query.hidden[0, :, 0], query.place[:, 0]) for x in (memory, longer))
+    ratio = float((many.norm() / few.norm()).detach())
+    torch.testing.assert_close(many, few * ratio)
+    assert ratio == pytest.approx((1 + math.exp(-math.log(4 / 16) + 1)) / (1 + math.exp(-math.log(104 / 16) + 1)), 1e-3)
+
+
+def test_weights_are_read_as_the_paper_reads_them():
+    """tanh(alpha) (q + LN(q W + b)), the norm with its own scale and shift."""
+    brick = brick_of("ttt")
+    with torch.no_grad():
+        brick.scale.mul_(0).add_(2.0)
+        brick.shift.add_(0.5)
+    query, memory = frames_out(1, seed=9), brick.empty(2)
+    hidden, place = query.hidden[1, :, 0], query.place[:, 0]
+    q = brick.query(hidden[None], place, slice(1, 2))[0]
+    read = q + F.layer_norm(q @ brick.weight[1] + brick.bias[1], (16,), eps=1e-6) * 2 + 0.5
+    want = torch.tanh(brick.alpha[1]) * (read.transpose(1, 2).flatten(2) @ brick.out[1])
+    torch.testing.assert_close(brick.read(memory, 1, hidden, place), want)
+
+
+def test_a_recurrent_state_gives_way_by_its_gate():
+    brick, evicted, asked = brick_of("recurrent"), frames_out(2), []
+    first = brick.empty(2)
+    with torch.no_grad():
+        brick.gate.weight.zero_()
+        for bias, least, most in ((-30.0, 0.0, 1e-6), (-1.0, 0.1, 10.0)):
+            brick.gate.bias.fill_(bias)
+            change = (brick.write(first, evicted) - first)[..., :DIM].abs().amax()
+            assert least <= change <= most
+        new = brick.write(first, evicted)[..., :DIM] - first[..., :DIM]
+        brick.gate.bias.fill_(30.0)
+        torch.testing.assert_close(
+            new, (brick.write(first, evicted) - first)[..., :DIM] / (1 + math.e), atol=1e-4, rtol=1e-4
+        )
+    # Squeeze: what is new asks what was known before.
+    brick.squeeze.register_forward_pre_hook(lambda _, given: asked.append([x.shape[1] for x in given]))
+    brick.write(first, evicted)
+    assert asked == [[2 * GRID**2, 5]]
+
+
+def test_tokens_that_are_not_there_take_nothing_in_a_merge():
+    """An empty slot among the partners is nobody's match while there is any other."""
+    one = torch.tensor([1.0, 0, 0, 0, 0, 1])
+    far = torch.tensor([-1.0, 0.1, 0, 0, 0, 1])
+    nothing = torch.zeros(6)
+    out = merge(torch.stack([one, nothing, far, far])[None], dim=2, num=1)
+    assert sorted(out[0, :, -1].tolist()) == [0, 1, 2]
+    torch.testing.assert_close(out[0, -1], 2 * far)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskworld.clip import Clip, example, of_frames
+from maskworld.masks import past_and_future, these_frames
 from maskworld.noise import Rng
-from maskworld.plan import Plan, cem, mppi, random_shooting
+from maskworld.plan import Plan, best_of, cem, mppi, random_shooting
 
 SHAPE = (4, 2)
 GOAL = torch.linspace(-0.8, 0.8, 8).reshape(SHAPE)
@@ -132,3 +135,82 @@ def test_what_makes_no_sense_is_refused() -> None:
             plan(**changes)
     with pytest.raises(ValueError, match="above 0"):
         mppi(quadratic, -1, 1, SHAPE, 5, 2, 0.0, Rng.of(0))
+
+
+# -- futures --------------------------------------------------------------------------------------
+
+
+def _noise(clip: Clip, known: Tensor, rng: Rng) -> Clip:
+    """Unknown frames are one number each."""
+    level = rng.normal((*clip.shape[1:3], 1, 1, 1))
+    return dataclasses.replace(clip, frames=torch.where(known[:, :, :, None], clip.frames, level))
+
+
+def _far(clip: Clip, start: int, rng: Rng) -> Tensor:
+    """The further from 0 the more surprising, and a little noise."""
+    assert rng.normal((3,)).isfinite().all()
+    return clip.frames[:, 0, start:, 0, 0, 0].abs()
+
+
+def _clip(b: int = 3, t: int = 5) -> Clip:
+    return of_frames(torch.full((b, 1, t, 1, 2, 2), 9.0))
+
+
+def test_the_least_surprising_of_n_futures_is_kept() -> None:
+    clip, known = _clip(), past_and_future(3, 2, 0, 3)
+    rng = Rng.of(6, batch=3)
+    every = torch.stack([_noise(clip, known, rng).frames for _ in range(6)])
+    costs = every[:, :, 0, 3:, 0, 0, 0].abs().mean(-1)
+    made = best_of(_noise, _far, 6)(clip, known, Rng.of(6, batch=3)).frames
+    for i in range(3):
+        assert torch.equal(made[i], every[int(costs[:, i].argmin()), i])
+    assert len(set(costs.argmin(0).tolist())) > 1  # not the same one for all
+    assert torch.equal(made[:, :, :3], clip.frames[:, :, :3])
+    one = best_of(_noise, _far, 1)(clip, known, Rng.of(6, batch=3)).frames
+    assert torch.equal(one, every[0])
+
+
+def test_the_choice_for_an_example_does_not_depend_on_its_neighbours() -> None:
+    def noisy(clip: Clip, start: int, rng: Rng) -> Tensor:
+        return rng.normal((clip.shape[2] - start,)) + clip.frames[:, 0, start:, 0, 0, 0]
+
+    clip, known = _clip(), torch.cat([past_and_future(past, 5 - past, 0) for past in (3, 1, 5)])
+    rng = Rng.of(7, batch=3)
+    whole = best_of(_noise, noisy, 4)(clip, known, rng).frames
+    for i in range(3):
+        alone = best_of(_noise, noisy, 4)(example(clip, [i]), known[[i]], Rng.of(7, batch=3)[[i]])
+        assert torch.equal(alone.frames[0], whole[i])
+    assert torch.equal(whole[2], clip.frames[2])  # all of it is known
+
+
+def test_all_futures_are_judged_under_the_same_noise() -> None:
+    heard = []
+
+    def listening(clip: Clip, start: int, rng: Rng) -> Tensor:
+        heard.append(rng.normal((2,)))
+        return torch.zeros(clip.shape[0], clip.shape[2] - start)
+
+    clip, known = _clip(), past_and_future(3, 2, 0, 3)
+    made = best_of(_noise, listening, 3)(clip, known, Rng.of(6, batch=3))
+    assert len(heard) == 3 and all(torch.equal(each, heard[0]) for each in heard)
+    assert torch.equal(made.frames, _noise(clip, known, Rng.of(6, batch=3)).frames)  # of equal ones the first
+
+
+def test_what_cannot_be_judged_is_refused() -> None:
+    with pytest.raises(ValueError, match="best of 0 futures"):
+        best_of(_noise, _far, 0)
+    clip, judge = _clip(), best_of(_noise, _far, 2)
+    rows = torch.ones(3, 1, 5, 2, 1, dtype=torch.bool)
+    rows[:, :, 4, 0] = False
+    for known in (
+        past_and_future(0, 5, 0, 3),
+        past_and_future(2, 2, 1, 3),
+        these_frames([True, False] * 2 + [True], 3),
+        rows,
+    ):
+        with pytest.raises(ValueError, match="at the beginning are known"):
+            judge(clip, known, Rng.of(0, batch=3))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        best_of(_noise, lambda *_: torch.full((3, 2), torch.nan), 2)(
+            clip, past_and_future(3, 2, 0, 3), Rng.of(0, batch=3)
+        )

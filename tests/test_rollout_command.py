@@ -239,6 +239,11 @@ def test_mcvd_rolls_out_with_its_window(cli, tiny_checkpoint, video_file, tmp_pa
         (["--actions", "nan.npy"], "NaN"),
         (["--actions", "words.txt"], "from .npy or .csv"),
         (["--actions", "absent.npy"], "absent.npy"),
+        (["--actions", "empty.npy"], "does not hold rows of numbers"),
+        (["--actions", "zipped.npy"], "does not hold rows of numbers"),
+        (["--actions", "complex.npy"], "does not hold rows of numbers"),
+        (["--actions", "empty.csv"], "actions are (frames, 9)"),
+        (["--actions", "huge.npy"], "infinity"),
     ],
 )
 def test_what_is_refused(cli, forcing_checkpoint, video_file, tmp_path, monkeypatch, argv, says):
@@ -247,6 +252,12 @@ def test_what_is_refused(cli, forcing_checkpoint, video_file, tmp_path, monkeypa
     np.save("nan.npy", np.full((15, 9), np.nan))
     np.savetxt("other.csv", np.zeros((15, 2)), delimiter=",")
     (tmp_path / "words.csv").write_text("push,pan\n")
+    np.savez("zipped.npz", actions=np.zeros((15, 9)))
+    (tmp_path / "zipped.npz").rename("zipped.npy")
+    np.save("complex.npy", np.zeros((15, 9), dtype=complex))
+    np.save("huge.npy", np.full((15, 9), 1e300))
+    for name in ("empty.npy", "empty.csv"):
+        (tmp_path / name).touch()
     given = ("rollout", forcing_checkpoint, video_file, "--steps", 1, "--frames", 3)
     code, lines, errors = cli(*given, *argv)
     assert (code, lines, len(errors)) == (2, [], 1), (code, lines, errors)
@@ -325,3 +336,11 @@ def test_a_model_of_the_probes_is_evaluated_on_episodes_it_never_saw(causal):
     assert count is None and torch.equal(clip.times - clip.times[:, :1], torch.arange(20)[None])
     trained = [Films(("P1", "P2a"), (1.0, 2.0), 19, 1, near=19)(i).frames for i in range(8)]
     assert not any(torch.equal(clip.frames, frames) for frames in trained)
+
+
+def test_the_best_of_several_futures(rolls):
+    given = {n: rolls("--frames", 3, "--best-of", n) for n in (1, 3)}
+    assert [report["best_of"] for report, _ in given.values()] == [1, 3]
+    key = next(iter(given[1][1]))
+    plain, chosen = (arrays[key] for _, arrays in given.values())
+    assert plain.shape == chosen.shape

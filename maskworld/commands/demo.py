@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from maskworld import checkpoint
-from maskworld.clip import Clip, collate, span
+from maskworld.clip import Clip, collate, of_uint8, span
 from maskworld.commands.doctor import fast_precision
 from maskworld.commands.evaluate import held_out
 from maskworld.data import video
@@ -35,9 +35,10 @@ class Size:
     measured_clips: int
     measured_samples: int
     rolled: int
+    episodes: int
 
 
-FULL, QUICK = Size(3, 12, 3, 100), Size(2, 3, 2, 15)
+FULL, QUICK = Size(3, 12, 3, 100, 10), Size(2, 3, 2, 15, 5)
 FAR, GAP = 10, 5  # frames predicted, and frames between
 
 
@@ -51,8 +52,14 @@ def demo_command(out: Path, quick: bool, seed: int, json: bool) -> int:
     out.mkdir(parents=True, exist_ok=True)
     sections, scores, files = [], {}, []
     for name in models:
-        print(f"{name}: predicts, looks back, interpolates, generates, inpaints, rolls out ...", flush=True)
         world = load(name).sampled(precision=fast_precision())
+        if world.window is not None:
+            print(f"{name}: looks away and back, with every memory ...", flush=True)
+            shown, scores[name], made = _remembering(world, name, out, size)
+            sections += shown
+            files += made
+            continue
+        print(f"{name}: predicts, looks back, interpolates, generates, inpaints, rolls out ...", flush=True)
         shown, made = _verbs(world, name, out, size, seed)
         measured, score = _measured(world, name, size, seed)
         sections += [*shown, measured]
@@ -80,7 +87,7 @@ def demo_command(out: Path, quick: bool, seed: int, json: bool) -> int:
                     "command": "demo",
                     "report": str(report),
                     "seconds": round(seconds, 1),
-                    "psnr": scores,
+                    "scores": scores,
                     "videos": files,
                 }
             )
@@ -221,6 +228,77 @@ def _measured(world: World, name: str, size: Size, seed: int) -> tuple[Section, 
     )
     command = Code(f"maskworld evaluate {name} --protocol mcvd --json")
     return Section(f"{name}: measured", text, [*blocks, table, command]), scores
+
+
+QUESTIONS = (
+    ("P2a", 4, "the camera turns away for 32 frames, and back",
+     "What it saw first lies further back than the window of {window} frames. A memory has to bring it back."),
+    ("P2b", 2, "one of the things moves while nobody looks",
+     "To remember is not enough here: a world goes on where it is not seen."),
+    ("C3", 0, "a push",
+     "The white disc is pushed: an action taken at a frame is felt in the next."),
+)  # fmt: skip
+"""Families of probes, which of their episodes, and what is said of it."""
+
+
+def _remembering(world: World, name: str, out: Path, size: Size) -> tuple[list[Section], dict[str, Any], list[str]]:
+    """For a model with memories: what each brings back, in pictures and in numbers."""
+    from maskworld.commands.memories import memory_of
+    from maskworld.commands.subjects import of_world
+    from maskworld.probes.base import Asked, Setting
+    from maskworld.probes.suite import FAMILIES, Suite, families_of, run
+
+    chosen = {memory: memory_of(memory, world, cameras=True) for memory in ("window", "retrieve", "canvas")}
+    chosen |= {memory: memory_of(memory, world, cameras=True) for memory in world.memories}
+    subjects = {memory: of_world(world, memory, chosen=one) for memory, one in chosen.items()}
+    sections, files = [], []
+    for id, index, heading, text in QUESTIONS:
+        (question, *_) = FAMILIES[id].episode(index).questions
+        asked = Asked(question, FAMILIES[id], index, 0, Setting())
+        prompt = of_uint8(torch.from_numpy(question.prompt())).frames[0, 0]
+        known = torch.arange(question.track.num_frames)[:, None, None] < question.num_context
+        truth = torch.cat([prompt, of_uint8(torch.from_numpy(question.truth())).frames[0, 0]])
+        rows = [Row.of("truth", truth)]
+        began = time.perf_counter()
+        for memory, subject in subjects.items():
+            (answer,) = subject.answer([asked])
+            drawn = of_uint8(torch.from_numpy(answer[0])).frames[0, 0]
+            rows.append(Row.of(memory, torch.cat([prompt, drawn]), known))
+        seconds = time.perf_counter() - began
+        path = out / f"{name}-{id}.mp4"
+        video.write(path, film(rows), FPS, force=True)
+        files.append(str(path))
+        drawn_frames = question.horizon * len(subjects)
+        caption = f"{drawn_frames} frames, {seconds:.1f} s. Green frames were given, orange ones drawn."
+        command = f"maskworld probe {name} --memory retrieve --families {id}"
+        sections.append(
+            Section(
+                f"{name}: {heading}",
+                text.format(window=world.window),
+                [Film(rows, FPS, caption, with_strip=True, most=14), Code(command)],
+            )
+        )
+    suite = Suite(families_of(["P2a"]), size.episodes)
+    lines, scores = [], {}
+    for memory, subject in subjects.items():
+        score = run(subject, suite, workers=0).scores["P2a"]
+        curve = {point.x: point.y.mean for point in score.curves["recall"]}
+        scores[memory] = {"P2a": None if score.score is None else round(score.score.mean, 3)}
+        cells = [f"{curve[gap]:.2f}" for gap in sorted(curve)]
+        lines.append([memory, "n/a" if score.score is None else _cell(score.score), *cells])
+        gaps = sorted(curve)
+    table = Table(
+        ["memory", "P2a", *(f"unseen for {gap:g}" for gap in gaps)],
+        lines,
+        f"{size.episodes} episodes; score with a 95 % interval, and the share of things found where they were left.",
+    )
+    text = (
+        "The same network, the same budget: what differs is what it is shown of the past. The window forgets what it "
+        "no longer sees; retrieval finds the frames in which the camera looked there; the canvas lays out the world as "
+        "it was last seen; a learned memory keeps a state of constant size."
+    )
+    command = Code(f"maskworld probe {name} --memory ssm --families P2a,P2b --json")
+    return [*sections, Section(f"{name}: what is recalled", text, [table, command])], scores, files
 
 
 _LABELS = {

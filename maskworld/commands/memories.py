@@ -53,7 +53,8 @@ class Chosen:
         cost = self.memory.cost
         shows = f"{cost.shown} frames" + (f" and {cost.tokens} tokens" if cost.tokens else "")
         keeps = "all frames" if cost.kept is None else f"{cost.kept} frames"
-        return f"{self.name} (shows {shows}, keeps {keeps}{f' and {self.numbers} numbers' if self.numbers else ''})"
+        by = f" by {self.memory.by}" if isinstance(self.memory, Retrieve) and self.name == "retrieve" else ""
+        return f"{self.name}{by} (shows {shows}, keeps {keeps}{f' and {self.numbers} numbers' if self.numbers else ''})"
 
 
 def memory_of(name: str, world: World, cameras: bool, window: int | None = None, stride: int | None = None) -> Chosen:

@@ -413,6 +413,7 @@ def summary(result: Result) -> dict[str, Any]:
     indices = {axis: getattr(result, axis).score for axis in AXES}
     return {
         "subject": result.subject,
+        "episodes": result.suite.episodes,
         **{axis: score and score.mean for axis, score in indices.items()},
         "scores": {id: score.score and score.score.mean for id, score in result.scores.items()},
         "curves": {

@@ -6,6 +6,7 @@ import dataclasses
 import json as json_
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -102,16 +103,21 @@ def actions_of(path: Path, world: World) -> Float[Tensor, "1 t a"]:
         raise ValueError(f"actions are read from .npy or .csv, not from {path}")
     try:
         if path.suffix.lower() == ".npy":
-            rows = np.load(path, allow_pickle=False).astype(np.float32)
+            with open(path, "rb") as file:
+                rows = np.lib.format.read_array(file, allow_pickle=False)
         else:
-            rows = np.loadtxt(path, dtype=np.float32, delimiter=",", ndmin=2)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of an empty file: its shape is told below
+                rows = np.loadtxt(path, delimiter=",", ndmin=2)
     except ValueError as error:
         raise ValueError(f"{path} does not hold rows of numbers: {error}") from None
+    if rows.dtype.kind not in "biuf":
+        raise ValueError(f"{path} does not hold rows of numbers")
     if rows.ndim != 2 or rows.shape[1] != world.actions:
         raise ValueError(f"{path} holds numbers of shape {rows.shape}; actions are (frames, {world.actions})")
-    if not np.isfinite(rows).all():
+    if not (np.abs(rows.astype(np.float64)) <= np.finfo(np.float32).max).all():
         raise ValueError(f"{path} holds NaN or infinity")
-    return torch.from_numpy(rows)[None]
+    return torch.from_numpy(rows.astype(np.float32))[None]
 
 
 # -- the answer -------------------------------------------------------------------------------------

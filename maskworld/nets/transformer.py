@@ -132,7 +132,7 @@ class Layer(nn.Module):
         self.widen = nn.Linear(dim, ratio * dim)
         self.narrow = nn.Linear(ratio * dim, dim)
         table = torch.zeros(6, dim)
-        table[2], table[5] = 1.0, 1.0  # gates
+        table[2], table[5] = 1.0, 1.0  # differs: gates begin open, and what they gate is small
         self.table = nn.Parameter(table)
         for last in (self.out, self.narrow):
             nn.init.normal_(last.weight, std=(2 * depth * last.in_features) ** -0.5)
@@ -174,14 +174,23 @@ class Transformer(nn.Module):
             nn.init.zeros_(told[1].bias)  # type: ignore[arg-type]
 
     def encode(
-        self, features: Float[Tensor, "b f n d"], place: Float[Tensor, "b f n 3"], still: Float[Tensor, " d"]
+        self,
+        features: Float[Tensor, "b f n d"],
+        place: Float[Tensor, "b f n 3"],
+        still: Float[Tensor, " d"],
+        valid: Bool[Tensor, "b f n"] | None = None,
     ) -> tuple[Seen, Float[Tensor, "l b f n d"]]:
         """What is known, and what each layer's attention was given of it. Each of the f frames is encoded by itself;
-        `still` is what known frames are told."""
-        f = features.shape[1]
+        `still` is what known frames are told. Tokens that are not valid are looked at by themselves alone."""
+        f, n = features.shape[1:3]
         x, where = rearrange(features, "b f n d -> (b f) n d"), rearrange(place, "b f n c -> (b f) n c")
-        where = torch.cat([torch.zeros_like(where[..., :1]), where[..., 1:]], dim=-1)
+        # Only differences matter: counted from the first token's time, a frame is the same at any age.
+        where = torch.cat([where[..., :1] - where[:, :1, :1], where[..., 1:]], dim=-1)
         angles = self.rotary.angles(where)
+        mask = None
+        if valid is not None:
+            itself = torch.eye(n, dtype=torch.bool, device=valid.device)
+            mask = rearrange(valid, "b f n -> (b f) 1 1 n") | itself
         told = rearrange(self.told(still), "(six d) -> six 1 1 d", six=6)
         keys, values, hidden = [], [], []
         for layer in self.layers:
@@ -192,7 +201,7 @@ class Transformer(nn.Module):
             hidden.append(rearrange(h, "(b f) n d -> b f n d", f=f))
             keys.append(rearrange(k, "(b f) g n e -> b (f n) (g e)", f=f))
             values.append(rearrange(v, "(b f) g n e -> b (f n) (g e)", f=f))
-            seen = attend(self.rotary.turn(q, angles), self.rotary.turn(k, angles), v)
+            seen = attend(self.rotary.turn(q, angles), self.rotary.turn(k, angles), v, mask)
             x = x + gate * layer.out(rearrange(seen, "b g n e -> b n (g e)"))
             x = layer.perceive(x, *rest)
         place = rearrange(place, "b f n c -> b (f n) c")

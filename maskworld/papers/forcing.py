@@ -47,6 +47,7 @@ class Config:
     block       unknown frames that are filled together
     shift       how far noise levels lean to much noise, as in Esser et al. 2024, Eq. 23: flat pictures survive little
     reach       differences of time beyond so many frames look alike
+    context_noise   most deviation of the noise that half of the known frames wear in training
     plan        whether the clip has a second view, wholly known: the drawing of a plan
     memories    names of the learned memories that it holds
     bounded     whether values lie in [-1, 1] (pixels do, latents do not)
@@ -167,8 +168,11 @@ class Forcing(nn.Module):
         features, place, valid = brick.tokens(memory)
         when = (place[..., :1] - now[:, None, None]).clamp(-self.config.reach, self.config.reach)
         place = torch.cat([when, place[..., 1:]], dim=-1)
-        kept, _ = self.transformer.encode(features[:, None], place[:, None], self.still)
-        if bool(valid.all()):
+        whole = bool(valid.all())
+        kept, _ = self.transformer.encode(
+            features[:, None], place[:, None], self.still, None if whole else valid[:, None]
+        )
+        if whole:
             return self.transformer.context([*parts, kept])
         first = valid.new_ones(valid.shape[0], sum(part.place.shape[1] for part in parts))
         return self.transformer.context([*parts, kept], torch.cat([first, valid], dim=1))
@@ -250,8 +254,9 @@ def objective(
     shows      the memories to train with: those examples of the batch whose known frames all lie before the unknown
                ones take them in turn. None: all known frames are shown.
     pairs      weight of |(x0_i' - x0_j') - (x0_i - x0_j)|^2 for neighbours in the batch, which the data make branches
-               of one scene with one factor changed: the loss on an intervention's effect. They share their noise.
-    resample   how often an example's last known frames are degraded by the network itself: noised, and denoised by it
+               of one scene with one factor changed: the loss on an intervention's effect. They share their noise and
+               their memory.
+    resample   how often an example's known frames are degraded by the network itself: noised, and denoised by it
                (Resampling Forcing, Guo et al. 2512.15702). differs: in one step and all frames at once.
 
     Raises ValueError for clips of another shape than the network's.
@@ -276,7 +281,7 @@ def objective(
             felt = torch.where(coin[:, :1, None] < p_no_action, 0.0, felt)
         one = torch.zeros(b, dtype=eps.dtype, device=eps.device)
         error, x0 = one, torch.zeros_like(eps)
-        for members, which in _alike(whole, len(shows)):
+        for members, which in _alike(whole, len(shows), 2 if pairs else 1):
             place = torch.tensor(members, device=eps.device)
             part = _Part(
                 example(clip, members), known[place], None if felt is None else felt[place], level[place], eps[place]
@@ -306,13 +311,14 @@ class _Part(NamedTuple):
     eps: Tensor
 
 
-def _alike(whole: Bool[Tensor, "b t"], num_shows: int) -> list[tuple[list[int], int | None]]:
-    """Examples that go through the network together: the same frames known, the same memory."""
+def _alike(whole: Bool[Tensor, "b t"], num_shows: int, together: int) -> list[tuple[list[int], int | None]]:
+    """Examples that go through the network together: the same frames known, the same memory. So many neighbours in the
+    batch as stand `together` have the same memory."""
     groups: dict[tuple, list[int]] = {}
     for i, row in enumerate(whole.tolist()):
         first = row.index(False) if False in row else len(row)
         prefix = 0 < first < len(row) and not any(row[first:])
-        groups.setdefault((*row, i % num_shows if num_shows and prefix else None), []).append(i)
+        groups.setdefault((*row, i // together % num_shows if num_shows and prefix else None), []).append(i)
     return [(members, key[-1]) for key, members in groups.items()]
 
 
@@ -412,6 +418,13 @@ def _check(config: Config, clip: Clip, known: Known, rng: Rng) -> None:
         raise ValueError("the second view is the plan, and has to be known at every frame")
     if len(rng) != b:
         raise ValueError(f"{len(rng)} random generators for a batch of {b}")
+    if clip.cameras is not None:
+        pose = clip.cameras.pose[:, 0]
+        level = torch.eye(3, dtype=pose.dtype, device=pose.device)
+        if not torch.allclose(pose[..., :3, :3], level, atol=1e-4) or not torch.allclose(
+            pose[..., 2, 3], pose[:1, :1, 2, 3]
+        ):
+            raise ValueError("this model knows cameras that slide past a flat world: none may turn or come nearer")
 
 
 # -- fill -----------------------------------------------------------------------------------------
@@ -500,7 +513,10 @@ def fill(net: Forcing, sampling: Sampling = Sampling(), reads: str | None = None
             raise ValueError("the clip carries a memory; say which of the model's memories reads it")
         whole = whole_frames(known)[:, 0]
         pixels = on_pixels(known, config.size, config.size)[:, 0, :, None]
-        out = torch.where(pixels, clip.frames[:, 0], 0.0)
+        frames, there = _with_holes(torch.where(pixels, clip.frames[:, 0], 0.0))
+        # A hole in a known frame stays one; within a frame that is filled in it is filled in, too.
+        out = torch.where(whole[:, :, None, None, None], clip.frames[:, 0], frames)
+        keep = pixels & there
         plans = _plans(whole.tolist(), clip.times.tolist(), config.window, size)
         calls = _Calls(sampling, sum(len(plan) for _, plan in plans))
         with torch.inference_mode(), _autocast(out.device, sampling.precision):
@@ -508,7 +524,7 @@ def fill(net: Forcing, sampling: Sampling = Sampling(), reads: str | None = None
                 place = torch.tensor(members, device=out.device)
                 part = dataclasses.replace(example(clip, members), frames=clip.frames[place].clone())
                 part.frames[:, 0] = out[place]
-                draw = _Draw(net, cache, sampling, reads, part, pixels[place], rng[members], calls)
+                draw = _Draw(net, cache, sampling, reads, part, keep[place], rng[members], calls)
                 for block, shown in plan:
                     part.frames[:, 0, block] = draw(block, shown)
                 out[place] = part.frames[:, 0]
@@ -663,7 +679,7 @@ def tiny(**changes) -> Config:
 
 
 def mini(**changes) -> Config:
-    """1.3 M parameters: what two CPU cores train in twenty minutes on toy worlds."""
+    """1.4 M parameters: what two CPU cores train in twenty minutes on toy worlds."""
     return dataclasses.replace(Config(dim=128, depth=6, heads=4), **changes)
 
 

@@ -58,7 +58,7 @@ def recipe(
     return Recipe(
         about={"family": "forcing", "config": dataclasses.asdict(config), "data": dict(about)},
         net=net,
-        objective=forcing.objective(shows(net, recent, canvas), pairs=pairs, resample=resample),
+        objective=forcing.objective(shows(net, recent, t if canvas else 0), pairs=pairs, resample=resample),
         draw=draw,
         data=data,
         valid=valid,
@@ -73,15 +73,20 @@ def recipe(
     )
 
 
-def shows(net: forcing.Forcing, recent: int, canvas: bool) -> list[forcing.Show]:
-    """The memories to train with: none, each learned one, a canvas; all but the first show `recent` frames."""
+def shows(net: forcing.Forcing, recent: int, canvas: int) -> list[forcing.Show]:
+    """The memories to train with: none, each learned one, and a canvas that is warped into up to `canvas` frames ahead
+    (0: none); all but the first show `recent` frames as they are."""
     found: list[forcing.Show] = [(None, lambda history, ahead: history)]
     for name in net.config.memories:
         memory = evicting(net, name, recent)
         found.append((name, lambda history, ahead, memory=memory: memory.recall(memory.start(history), ahead)))
     if canvas:
-        screen = Canvas(recent)
-        found.append((None, lambda history, ahead: screen.recall(screen.start(history), ahead)))
+
+        def warped(history: Clip, ahead: Clip) -> Clip:
+            screen = Canvas(recent, ahead=ahead.shape[2])  # short prefixes leave more ahead than a roll-out does
+            return screen.recall(screen.start(history), ahead)
+
+        found.append((None, warped))
     return found
 
 
