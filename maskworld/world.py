@@ -303,13 +303,15 @@ class World:
         return self.fill_with_rng(clip, known, Rng.of(seed, batch=clip.frames.shape[0]))
 
     def predict(self, prompt: Clip, num_frames: int, seed: int = 0) -> Clip:
-        """The prompt and the `num_frames` frames after it."""
+        """The prompt and the `num_frames` frames after it. Nothing is told of what is done there: `rollout` is."""
+        prompt = _bare(prompt)
         b, v, t = prompt.frames.shape[:3]
         known = past_and_future(t, num_frames, 0, b, v).to(prompt.frames.device)
         return self.fill(join([prompt, ahead_of(prompt, num_frames)]), known, seed)
 
     def lookback(self, clip: Clip, num_frames: int, seed: int = 0) -> Clip:
         """The `num_frames` frames before a clip, and the clip."""
+        clip = _bare(clip)
         b, v, t = clip.frames.shape[:3]
         at_least_one("frames", num_frames)
         before = torch.arange(-num_frames, 0, device=clip.times.device)
@@ -318,6 +320,7 @@ class World:
 
     def interpolate(self, left: Clip, right: Clip, seed: int = 0) -> Clip:
         """Two clips and the frames between them; how many is what their times say."""
+        left, right = _bare(left), _bare(right)
         gap = (right.times[:, 0] - left.times[:, -1] - 1).tolist()
         if len(set(gap)) != 1 or gap[0] < 1:
             raise ValueError(f"the times of the two clips leave gaps of {gap} frames; one and the same gap is needed")
@@ -402,6 +405,11 @@ class World:
 def _enough(what: str, given: int, prompt: int, num_frames: int) -> None:
     if (missing := prompt + num_frames - given) > 0:
         raise ValueError(f"{what} for {given} frames; {prompt} are known and {num_frames} new: {missing} are missing")
+
+
+def _bare(clip: Clip) -> Clip:
+    """Frames and times alone, to be joined with frames of which no more is known."""
+    return Clip(clip.frames, clip.times)
 
 
 def half(clip: Clip, at: int) -> tuple[Clip, Clip]:

@@ -130,6 +130,22 @@ def test_shares_turns_and_neighbours() -> None:
     assert not set(apart[:128]) & set(apart[128:256])
 
 
+def test_a_turn_is_the_first_frame_that_feels_an_action() -> None:
+    question = question_of(Films(("P2a",)).piece(0))
+    start, acts = question.num_context, np.zeros((question.track.num_frames, 9))
+    acts[start + 2 : start + 5, 0] = 1.0  # taken at the third frame after the context, felt one later
+    assert turns(dataclasses.replace(question, actions=acts)) == (start, start + 3)
+    acts[start - 4 : start - 1, 1] = 1.0  # in the context: nothing new
+    assert turns(dataclasses.replace(question, actions=acts)) == (start, start + 3)
+    assert turns(dataclasses.replace(question, actions=None)) == (start,)
+
+
+def test_pairs_reach_every_branch() -> None:
+    pairs = Pairs(("C3",))
+    num = shape_of("C3").num_branches
+    assert num > 2 and {pairs.piece(2 * i + 1).branch for i in range(40)} == set(range(1, num))
+
+
 def test_long_histories_take_long_episodes() -> None:
     assert shape_of("P2a").num_frames == (20, 24, 28, 36, 52)
     films = Films(("P2a", "C3"), history=40)

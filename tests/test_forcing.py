@@ -544,3 +544,11 @@ def test_cameras_that_turn_or_come_nearer_are_refused() -> None:
         moved = dataclasses.replace(one, cameras=dataclasses.replace(cameras, pose=pose))
         with pytest.raises(ValueError, match="none may turn or come nearer"):
             forcing.fill(net())(moved, known, Rng.of(0, batch=2))
+
+
+def test_draws_of_a_batch_come_as_often_as_their_weights() -> None:
+    draws = [masks.prefix(1, 1), masks.prefix(2, 2)]
+    for weights, low, high in (((3.0, 1.0), 0.65, 0.85), ((1.0, 0.0), 1, 1), ((0.0, 2.0), 0, 0)):
+        draw = masks.together(list(zip(weights, draws, strict=True)))
+        first = [int(draw(1, 1, 4, Rng.of(seed)).sum()) == 1 for seed in range(200)]
+        assert low <= sum(first) / 200 <= high, weights

@@ -556,11 +556,7 @@ def test_a_recurrent_state_gives_way_by_its_gate():
     assert asked == [[2 * GRID**2, 5]]
 
 
-def test_tokens_that_are_not_there_take_nothing_in_a_merge():
-    """An empty slot among the partners is nobody's match while there is any other."""
-    one = torch.tensor([1.0, 0, 0, 0, 0, 1])
-    far = torch.tensor([-1.0, 0.1, 0, 0, 0, 1])
-    nothing = torch.zeros(6)
-    out = merge(torch.stack([one, nothing, far, far])[None], dim=2, num=1)
-    assert sorted(out[0, :, -1].tolist()) == [0, 1, 2]
-    torch.testing.assert_close(out[0, -1], 2 * far)
+def test_an_empty_slot_is_the_first_to_go():
+    one, far, farther = (torch.tensor([x, y, 0, 0, 0, 1]) for x, y in ((1.0, 0.0), (1.0, 0.1), (0.1, -1.0)))
+    out = merge(torch.stack([torch.zeros(6), one, far, farther])[None], dim=2, num=1)
+    torch.testing.assert_close(out, torch.stack([far, one, farther])[None])

@@ -386,3 +386,14 @@ def test_a_rollout_that_cannot_be(world, causal):
         causal.rollout(film(4), 5, memory=Window(9))
     with pytest.raises(ValueError, match="its family has none"):
         world.rollout(clip(2), 2, reads="ssm")
+
+
+def test_a_clip_with_actions_is_predicted_looked_back_from_and_interpolated() -> None:
+    """Of what lies ahead nothing more is known than its times."""
+    world = World(network(forcing.tiny(actions=2)).eval(), forcing.tiny(actions=2), {}).sampled(steps=1)
+    clip = of_frames(torch.rand(1, 1, 4, 1, 16, 16) * 2 - 1)
+    acted = dataclasses.replace(clip, actions=torch.ones(1, 4, 2))
+    after = dataclasses.replace(acted, times=acted.times + 6)
+    for verb in (lambda c: world.predict(c, 2), lambda c: world.lookback(c, 2)):
+        assert torch.equal(verb(acted).frames, verb(clip).frames)
+    assert world.interpolate(acted, after).frames.shape[2] == 10
