@@ -2,11 +2,11 @@
 
     python benchmarks/rollout.py [--quick] [--json] [--checkpoint forcing-discs] [--preset mini]
 
-Parts: cost per frame at frame 100 and at frame 1,000, and what is kept there - with the cache, without it, and with
-the whole window computed at every call of the network - a training step of the small preset in bf16 against a plain
-product of matrices on the same cores. Costs of weights do not depend on their values: without a checkpoint they are
-random. Seconds are CPU seconds of one thread, which hardly see the machine's neighbours; the training step takes all
-cores and wall seconds, the best of several.
+Parts: cost per frame at frame 100 and at frame 1,000, measured in turn from the states there, and what is kept - with
+the cache, without it, and with the whole window computed at every call of the network - a training step of the small
+preset in bf16 against a plain product of matrices on the same cores. Costs of weights do not depend on their values:
+without a checkpoint they are random. Seconds are CPU seconds of one thread, which hardly see the machine's neighbours;
+the training step takes all cores and wall seconds, the best of several.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from maskworld import masks, noise
-from maskworld.clip import Clip, of_frames, planar
+from maskworld.clip import Clip, of_frames, planar, span
 from maskworld.commands.doctor import fast_bf16
 from maskworld.commands.memories import PLAIN, memory_of
 from maskworld.noise import Rng
@@ -37,20 +37,20 @@ from maskworld.verbs import Fill, Known
 from maskworld.world import BRICKS, World, load, network
 
 MATMUL = 2048
-EARLY, LATE, AROUND = 100, 1000, 20  # frames of the two measurements, and over how many
+EARLY, LATE, AROUND = 100, 1000, 8  # frames of the two measurements, and over how many
 TARGETS = {"late / early": 1.1, "whole window / cached": 5.0, "share of the matrix rate": 0.30}
 
 # -- roll-outs ------------------------------------------------------------------------------------
 
 
 class Watched:
-    """A memory, and its state after each piece; at the end the last state stands."""
+    """A memory that can begin at any state, and whose state stands here after each piece."""
 
-    def __init__(self, memory: Any):
-        self.memory, self.cost, self.state = memory, memory.cost, None
+    def __init__(self, memory: Any, state: Any = None):
+        self.memory, self.cost, self.state = memory, memory.cost, state
 
     def start(self, clip: Clip) -> Any:
-        return self.memory.start(clip)
+        return self.memory.start(clip) if self.state is None else self.state
 
     def recall(self, state: Any, ahead: Clip) -> Clip:
         return self.memory.recall(state, ahead)
@@ -86,36 +86,35 @@ def prompt_and_ahead(world: World, num_ahead: int) -> tuple[Clip, Clip]:
     return prompt, ahead
 
 
-def seconds_per_frame(world: World, name: str, frames: int, steps: int) -> tuple[list[float], list[int]]:
-    """(CPU seconds of every frame, numbers kept after it), rolling out one frame at a time."""
+def of_memory(world: World, name: str, early: int, late: int, steps: int, repeats: int = 9) -> dict[str, Any]:
+    """Roll out to both frames, keep the states, and go on from them in turn: CPU seconds of a frame, numbers kept."""
     chosen = memory_of(name, world, cameras=True, stride=1)
-    memory, (prompt, ahead) = Watched(chosen.memory), prompt_and_ahead(world, frames)
-    fill = world.sampled(steps=steps).fill_of(chosen.reads)
-    clock, kept, last = [], [], time.process_time()
-
-    def on_frame(done: int, total: int) -> None:
-        nonlocal last
-        now = time.process_time()
-        clock.append(now - last)
-        kept.append(numbers_in(memory.state))
-        last = time.process_time()
-
-    rollout(fill, prompt, ahead, memory, 1, Rng.of(0), on_frame)
-    return clock, kept
-
-
-def of_memory(world: World, name: str, early: int, late: int, steps: int) -> dict[str, Any]:
-    clock, kept = seconds_per_frame(world, name, late + AROUND, steps)
-    found = {}
-    for label, frame in (("early", early), ("late", late)):
-        found[label] = statistics.median(clock[frame - AROUND : frame + AROUND])
+    prompt, ahead = prompt_and_ahead(world, late + AROUND)
+    states, state, last = {}, None, 0
+    with torch.no_grad():
+        for frame in (early, late):
+            watched = Watched(chosen.memory, state)
+            rollout(
+                world.sampled(steps=1).fill_of(chosen.reads), prompt, span(ahead, last, frame), watched, 1, Rng.of(0)
+            )
+            states[frame], state, last = watched.state, watched.state, frame
+        fills = {frame: world.sampled(steps=steps).fill_of(chosen.reads) for frame in states}
+        clock: dict[int, list[float]] = {frame: [] for frame in states}
+        for i in range(repeats + 1):
+            for frame in states:
+                piece = span(ahead, frame, frame + AROUND)
+                began = time.process_time()
+                rollout(fills[frame], prompt, piece, Watched(chosen.memory, states[frame]), 1, Rng.of(0))
+                if i:
+                    clock[frame].append((time.process_time() - began) / AROUND)
+    ms = {frame: 1000 * statistics.median(spent) for frame, spent in clock.items()}
     return {
         "memory": name,
-        "ms at early": 1000 * found["early"],
-        "ms at late": 1000 * found["late"],
-        "late / early": found["late"] / found["early"],
-        "numbers kept at early": kept[early],
-        "numbers kept at late": kept[late],
+        "ms at early": ms[early],
+        "ms at late": ms[late],
+        "late / early": statistics.median(b / a for a, b in zip(clock[early], clock[late], strict=True)),
+        "numbers kept at early": numbers_in(states[early]),
+        "numbers kept at late": numbers_in(states[late]),
     }
 
 

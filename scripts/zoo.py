@@ -24,7 +24,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True, help="wall time of the training")
     parser.add_argument("--machine", required=True)
     parser.add_argument("--recipe", required=True, help="the command that trained it")
-    parser.add_argument("--scores", type=Path, nargs="*", default=[], help="last lines of `maskworld evaluate --json` or `probe --json`")
+    parser.add_argument(
+        "--scores", type=Path, nargs="*", default=[], help="last lines of evaluate or probe with --json"
+    )
     options = parser.parse_args()
     tensors, about = checkpoint.read(checkpoint.find(options.run))
     halves = {name: value.to(torch.float16) for name, value in tensors.items()}

@@ -259,7 +259,7 @@ def test_a_memory_is_part_of_who_is_probed(scores, cli, forcing_checkpoint, tmp_
     found = scores(forcing_checkpoint, *which, "--memory", "retrieve")
     assert found["failed"] == [] and None not in found["scores"].values()
     assert found["subject"] == f"{forcing_checkpoint} (retrieve)"
-    told = {"name": "retrieve", "window": 8, "shown": 8, "tokens": 0, "kept": 512, "numbers": 0, "stride": 2}
+    told = {"name": "retrieve", "window": 8, "shown": 8, "tokens": 0, "kept": 256, "numbers": 0, "stride": 2}
     assert found["memory"] == told == json.loads((tmp_path / "out/scores.json").read_text())["memory"]
     page = (tmp_path / "out/report.html").read_text()
     assert f"maskworld probe {forcing_checkpoint} --families T1,T2,T3 --memory retrieve --window 8 --stride 2" in page

@@ -26,6 +26,7 @@ from maskworld.world import BRICKS, World, evicting
 
 # -- by name ----------------------------------------------------------------------------------------
 
+BANK = 256  # frames that retrieval keeps: beyond, every piece would spend a tenth of its time on copying them
 PLAIN = ("window", "sink", "retrieve", "retrieve-camera", "retrieve-likeness", "consolidate", "canvas")
 """Memories that need nothing learned: any model of the causal family can be shown what they show."""
 
@@ -108,7 +109,7 @@ def _plain(name: str, size: int, cameras: bool, stride: int) -> Memory[Any]:
     by: Literal["camera", "likeness"] = (
         "camera" if name == "retrieve-camera" or (name == "retrieve" and cameras) else "likeness"
     )
-    return Retrieve(size - part, part, by, chunk=part)
+    return Retrieve(size - part, part, by, BANK, chunk=part)
 
 
 def _learned(name: str, world: World, size: int) -> Chosen:
