@@ -129,7 +129,7 @@ def test_names_of_the_zoo(tmp_path, monkeypatch):
     assert checkpoint.find("mcvd-discs") == models["mcvd-discs"]
     with pytest.raises(ValueError, match=r"no checkpoint mcvd-digit: .* did you mean mcvd-digits\?"):
         checkpoint.find("mcvd-digit")
-    with pytest.raises(ValueError, match="the zoo has forcing-discs, mcvd-digits, mcvd-discs"):
+    with pytest.raises(ValueError, match="the zoo has mcvd-digits, mcvd-discs"):
         checkpoint.find("quark")
     (tmp_path / "mcvd-discs").write_text("")
     assert checkpoint.find("mcvd-discs") == Path("mcvd-discs")  # one's own file comes first
