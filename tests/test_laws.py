@@ -124,9 +124,7 @@ def forcing_family(order: Callable[[int, int], torch.Tensor] = reveal.whole, **c
     fill = forcing.fill(network, forcing.Sampling(steps=3, order=order, cached=0))
     # Six frames of history, of which a learned memory is written four.
     draw = masks.prefix(6, 6) if network.config.memories else masks.prefix(2, 4)
-    return Family(
-        fill, all_masks, network.config.channels, network, forcing.objective(shows(network, 2, 0)), draw, 8
-    )
+    return Family(fill, all_masks, network.config.channels, network, forcing.objective(shows(network, 2, 0)), draw, 8)
 
 
 def rolled(memory: Memory, reads: str | None = None, stride: int = 2, **changes) -> Family:

@@ -45,8 +45,9 @@ FAR, GAP = 10, 5  # frames predicted, and frames between
 def demo_command(out: Path, quick: bool, seed: int, json: bool) -> int:
     """Exit code 0, or 3 where a model of the zoo is missing."""
     began = time.perf_counter()
-    # From the last on: discs show best what there is to show.
-    size, models = QUICK if quick else FULL, dict(reversed(checkpoint.zoo().items()))
+    # Discs first: they show best what there is to show.
+    zoo = checkpoint.zoo()
+    size, models = QUICK if quick else FULL, sorted(zoo, key=lambda name: not name.endswith("discs"))
     if not models:
         raise ValueError("the zoo is empty: train a model first (maskworld train --help)")
     out.mkdir(parents=True, exist_ok=True)
