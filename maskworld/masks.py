@@ -159,9 +159,7 @@ def views(p_hidden: float) -> Draw:
 
 def one_of(draws: Sequence[tuple[float, Draw]]) -> Draw:
     """Each example takes one of several draws, with these weights. All have the same grid."""
-    if not draws or min(w for w, _ in draws) < 0 or sum(w for w, _ in draws) <= 0:
-        raise ValueError("one_of wants draws with weights that are not negative and not all zero")
-    edges = torch.tensor([w for w, _ in draws], dtype=torch.float64).cumsum(0)
+    edges = _edges("one_of", draws)
 
     def draw(b: int, v: int, t: int, rng: Rng) -> Known:
         choice = torch.bucketize(rng.uniform(()).double() * edges[-1], edges, right=True)
@@ -174,9 +172,7 @@ def one_of(draws: Sequence[tuple[float, Draw]]) -> Draw:
 def together(draws: Sequence[tuple[float, Draw]]) -> Draw:
     """The whole batch takes one of several draws, with these weights: examples with the same known frames go through
     a network at once. Which one says the first example's generator."""
-    if not draws or min(w for w, _ in draws) < 0 or sum(w for w, _ in draws) <= 0:
-        raise ValueError("together wants draws with weights that are not negative and not all zero")
-    edges = torch.tensor([w for w, _ in draws], dtype=torch.float64).cumsum(0)
+    edges = _edges("together", draws)
 
     def draw(b: int, v: int, t: int, rng: Rng) -> Known:
         choice = int(torch.bucketize(rng[[0]].uniform(())[0].double() * edges[-1], edges, right=True))
@@ -208,6 +204,13 @@ def between(past: int, future: int) -> Draw:
         return past_and_future(past, t - past - future, future, b, v)
 
     return draw
+
+
+def _edges(name: str, draws: Sequence[tuple[float, Draw]]) -> Float[Tensor, " n"]:
+    """Where the share of each draw ends."""
+    if not draws or min(w for w, _ in draws) < 0 or sum(w for w, _ in draws) <= 0:
+        raise ValueError(f"{name} wants draws with weights that are not negative and not all zero")
+    return torch.tensor([w for w, _ in draws], dtype=torch.float64).cumsum(0)
 
 
 def _rank(u: Float[Tensor, "*n m"]) -> Int[Tensor, "*n m"]:

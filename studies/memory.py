@@ -1,12 +1,15 @@
 """Memories against each other, on one backbone and one budget: what is recalled after how long, and at what price.
 
-    python studies/memory.py --minutes 30 -o runs/memory [--start CKPT] [--seeds 0 1 2] [--arms ssm canvas ...] [--json]
+    python studies/memory.py --minutes 30 -o runs/memory [--start CKPT] [--seeds 0 1 2] [--arms ssm canvas ...]
+                             [--write docs/results.md] [--json]
 
 For each seed one network learns to read every memory: the clips of a batch take them in turn (none, each learned one,
 the canvas), so that all arms have the same backbone, the same steps and the same data; what a memory adds in weights
 is said. Memories that need nothing learned (window, sink, retrieval, consolidation) show frames, as "none" does. All
 are then asked the same questions with the same window (16 frames in all), and so is a bound: everything is shown.
 `--start` gives the backbone of all seeds; without it each trains its own, for as long as its memories.
+
+With `--write docs/results.md` the tables are put between the two marks that stand there.
 
 Families: P2a, P2b, P4, P5 (persistence), C2, C2-null, C3 (causality). Scores are of the probes: 0 for the better of
 copy and shuffled, 1 for the oracle. Intervals draw seeds, and episodes within them. Resumable: what is trained or
@@ -27,14 +30,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from maskworld.clip import of_frames, planar
 from maskworld.commands.doctor import fast_precision
 from maskworld.commands.memories import Chosen, memory_of
 from maskworld.commands.subjects import of_world
 from maskworld.commands.train import begin_with
 from maskworld.memory.window import Window
+from maskworld.noise import Rng
 from maskworld.papers import forcing
 from maskworld.probes.suite import Suite, as_dict, families_of, run
 from maskworld.recipes.forcing_discs import forcing_discs
+from maskworld.rollout import rollout
 from maskworld.train import STATE, Recipe, train
 from maskworld.world import World, load
 
@@ -135,13 +141,35 @@ def asked(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     return row
 
 
+def speed(arm: str, seed: int, options: argparse.Namespace, frames: int = 24) -> float:
+    """Tokens of new frames for each CPU second, rolling out one film of noise: half of its frames warm up."""
+    found = options.out / f"speed-{arm.replace(' ', '_')}.json"
+    if found.exists():
+        return json.loads(found.read_text())
+    world = load(trained(seed, options)).sampled(steps=options.steps, precision=fast_precision("cpu"))
+    world, chosen = chosen_of(arm, world)
+    assert isinstance(world.net, forcing.Forcing)
+    noise = torch.rand((1, 1, 48, 3, 64, 64), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    still = planar(torch.zeros(1, 48 + 2 * frames, 2), world.size)
+    prompt, ahead = world.told(of_frames(noise), 2 * frames, None, still)
+    clock: list[float] = []
+    with torch.no_grad():
+        rollout(
+            world.fill_of(chosen.reads), prompt, ahead, chosen.memory, world.stride, Rng.of(0),
+            lambda done, total: clock.append(time.process_time()),
+        )  # fmt: skip
+    rate = frames * world.net.config.tokens / (clock[-1] - clock[len(clock) // 2 - 1])
+    found.write_text(json.dumps(rate))
+    return rate
+
+
 def bits_of(chosen: Chosen, net: forcing.Forcing) -> int | None:
     """Of the state that is carried, for one example: pixels count 8 bits, numbers of a learned state 32."""
     config, cost = net.config, chosen.memory.cost
     frame = 8 * config.channels * config.size**2
     if chosen.name == "canvas":
         return frame * (cost.kept or 0)
-    learned = 32 * chosen.memory.size if chosen.reads is not None else 0
+    learned = 32 * chosen.numbers
     return None if cost.kept is None else frame * cost.kept + learned
 
 
@@ -189,14 +217,14 @@ def recall(seeds: Sequence[Mapping[str, Any]], family: str) -> dict[int, float]:
     return {gap: float(np.mean(values)) for gap, values in sorted(found.items())}
 
 
-def summary(arm: str, seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summary(arm: str, seeds: Sequence[Mapping[str, Any]], rate: float) -> dict[str, Any]:
     first = seeds[0]
     return {
         "arm": arm,
         "seeds": [one["seed"] for one in seeds],
         **{key: first[key] for key in ("parameters", "parameters of the memory", "bits", "shown", "tokens", "kept")},
         "steps": [one["steps"] for one in seeds],
-        "cpu seconds": float(np.mean([one["cpu seconds"] for one in seeds])),
+        "tokens a second": rate,
         "scores": {family: hierarchical(seeds, family) for family in first["scores"]},
         "recall": {family: recall(seeds, family) for family in ("P2a", "P2b", "P5") if family in first["scores"]},
         "numbers": {
@@ -206,30 +234,67 @@ def summary(arm: str, seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: scores with intervals, then recall by gap."""
+RECALL = (("P2a", "P2a, things at rest"), ("P2b", "P2b, one moves"))
+EFFECTS = (
+    ("P4", "horizon", "P4, frames until it drifts"),
+    ("C2", "effect R2", "C2, effect R2"),
+    ("C3", "effect R2", "C3, effect R2"),
+    ("C2-null", "null leak px", "C2-null, leak in px"),
+)  # fmt: skip
+
+
+def tables(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: scores with intervals; recall by gap; drift, effects and costs."""
     families = list(rows[0]["scores"])
-    lines = [
-        "| memory | " + " | ".join(families) + " | bits kept | CPU s |",
-        "|---|" + "---|" * (len(families) + 2),
-    ]
-    for row in rows:
-        cells = ["n/a" if s is None else f"{s[0]:.2f} [{s[1]:.2f}, {s[2]:.2f}]" for s in row["scores"].values()]
-        bits = "grows" if row["bits"] is None else f"{row['bits'] / 1e6:.1f} M"
-        lines.append(f"| {row['arm']} | " + " | ".join(cells) + f" | {bits} | {row['cpu seconds']:.0f} |")
-    for family, what in (("P2a", "P2a, static"), ("P2b", "P2b, moving"), ("P5", "P5, under lids")):
+    cells = {
+        row["arm"]: ["n/a" if s is None else f"{s[0]:.2f} [{s[1]:.2f}, {s[2]:.2f}]" for s in row["scores"].values()]
+        for row in rows
+    }
+    parts = [_markdown(["memory", *families], cells)]
+    for family, what in RECALL:
         gaps = sorted({gap for row in rows for gap in row["recall"].get(family, {})})
-        if not gaps:
-            continue
-        lines += [
-            "",
-            f"| recall, {what} | " + " | ".join(f"gap {gap}" for gap in gaps) + " |",
-            "|---|" + "---|" * len(gaps),
+        if gaps:
+            curves = {row["arm"]: row["recall"][family] for row in rows}
+            cells = {arm: [f"{curve.get(gap, math.nan):.2f}" for gap in gaps] for arm, curve in curves.items()}
+            parts.append(_markdown([f"recall, {what}", *(f"after {gap}" for gap in gaps)], cells))
+    effects = [(family, name, title) for family, name, title in EFFECTS if family in families]
+    cells = {}
+    for row in rows:
+        values = [row["numbers"][family].get(name) for family, name, _ in effects]
+        bits = "grows" if row["bits"] is None else f"{row['bits'] / 1e6:.1f} M"
+        cells[row["arm"]] = [
+            *("n/a" if value is None else f"{value:.2f}" for value in values),
+            bits,
+            f"{row['parameters of the memory']:,}",
+            f"{row['tokens a second']:,.0f}",
+            str(len(row["seeds"])),
         ]
-        for row in rows:
-            curve = row["recall"][family]
-            lines.append(f"| {row['arm']} | " + " | ".join(f"{curve.get(gap, math.nan):.2f}" for gap in gaps) + " |")
-    return "\n".join(lines)
+    parts.append(
+        _markdown(
+            ["memory", *(title for *_, title in effects), "bits kept", "weights added", "tokens/CPU s", "seeds"], cells
+        )
+    )
+    return "\n\n".join(parts)
+
+
+def _markdown(head: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(head)} |", "|---|" + "---|" * (len(head) - 1)]
+    return "\n".join([*lines, *(f"| {' | '.join([name, *cells])} |" for name, cells in rows.items())])
+
+
+MARKS = ("<!-- studies/memory.py -->", "<!-- end of studies/memory.py -->")
+
+
+def write(path: Path, text: str) -> None:
+    """Put the text between the marks of a document. Raises ValueError where it has none."""
+    old = path.read_text()
+    if not all(mark in old for mark in MARKS):
+        raise ValueError(f"{path} lacks the marks {' and '.join(MARKS)}, between which the tables go")
+    before, rest = old.split(MARKS[0], 1)
+    after = rest.split(MARKS[1], 1)[1]
+    beside = path.with_suffix(".part")
+    beside.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
+    beside.replace(path)
 
 
 def main() -> None:
@@ -242,6 +307,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=25, help="of P2a, P2b and P5; the others have fewer")
     parser.add_argument("--steps", type=int, default=4, help="from noise to a clean frame")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--write", type=Path, help="a document with marks, between which the tables are put")
     parser.add_argument("--quick", action="store_true", help="under a minute: a tiny network, two arms, few episodes")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     options = parser.parse_args()
@@ -261,8 +327,10 @@ def main() -> None:
             seeds.append(row)
             told = {id: score["score"] and round(score["score"]["mean"], 2) for id, score in row["scores"].items()}
             print(f"{arm}, seed {seed}: {row['steps']} steps, {told}", flush=True)
-        rows.append(summary(arm, seeds))
-    print(table(rows))
+        rows.append(summary(arm, seeds, speed(arm, options.seeds[0], options)))
+    print(tables(rows))
+    if options.write is not None:
+        write(options.write, tables(rows))
     if options.json:
         print(json.dumps({"study": "memory", "minutes": options.minutes, "arms": rows}))
 

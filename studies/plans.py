@@ -32,7 +32,6 @@ from torch import Tensor
 from maskworld import checkpoint, planners
 from maskworld.clip import Clip, collate, join, of_uint8, span, to_uint8
 from maskworld.commands.doctor import fast_precision
-from maskworld.commands.memories import reckoned
 from maskworld.commands.subjects import grouped
 from maskworld.memory.window import Window
 from maskworld.noise import Rng, mix
@@ -40,7 +39,7 @@ from maskworld.papers import forcing
 from maskworld.plan import along, best_of
 from maskworld.planners import Learned, Planner, State, constant_velocity, of_piece, of_track, planner_error, together
 from maskworld.probes.base import ACTIONS, Asked, Question, Setting, Subject
-from maskworld.probes.films import Films
+from maskworld.probes.films import Films, reckoned
 from maskworld.probes.statistics import Interval, interval
 from maskworld.probes.suite import Suite, as_dict, compare, families_of, run
 from maskworld.recipes.forcing_plans import forcing_plans

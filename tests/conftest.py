@@ -73,3 +73,19 @@ def video_file(tmp_path_factory: pytest.TempPathFactory, pixels: np.ndarray) -> 
     path = tmp_path_factory.mktemp("video") / "square.npz"
     np.savez(path, frames=pixels, fps=8.0)
     return path
+
+
+@pytest.fixture
+def cli(capsys):
+    """Runs a command; gives its exit code, and the lines of stdout and stderr."""
+
+    def call(*argv: object) -> tuple[int, list[str], list[str]]:
+        capsys.readouterr()
+        from maskworld.__main__ import main
+
+        with pytest.raises(SystemExit) as end:
+            main([str(part) for part in argv])
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out.splitlines(), err.splitlines()
+
+    return call

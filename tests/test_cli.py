@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from maskworld import checkpoint
-from maskworld.__main__ import main
 from maskworld.data import video
 from maskworld.papers import mcvd
 
@@ -23,20 +22,6 @@ KEYS = {
     *("command", "checkpoint", "out", "frames", "filled", "samples", "size", "fps", "changed"),
     *("seconds", "cpu_seconds", "psnr"),
 }
-
-
-@pytest.fixture
-def cli(capsys):
-    """Runs a command; gives its exit code, and the lines of stdout and stderr."""
-
-    def call(*argv: object) -> tuple[int, list[str], list[str]]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main([str(part) for part in argv])
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out.splitlines(), err.splitlines()
-
-    return call
 
 
 @pytest.fixture

@@ -12,16 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from maskworld.__main__ import main
 from maskworld.commands.evaluate import held_out
-from maskworld.commands.memories import PLAIN, memory_of, reckoned
+from maskworld.commands.memories import PLAIN, memory_of
 from maskworld.data import video
 from maskworld.memory.canvas import Canvas
 from maskworld.memory.evict import Evicting
 from maskworld.memory.retrieve import Retrieve
 from maskworld.papers import forcing
 from maskworld.probes.base import ACTIONS, PAN
-from maskworld.probes.films import Films
+from maskworld.probes.films import Films, reckoned
 from maskworld.world import BRICKS, World, load, network
 
 LEARNED = ("merge", "ssm")
@@ -30,20 +29,6 @@ LEARNED = ("merge", "ssm")
 @pytest.fixture(scope="module")
 def causal(forcing_checkpoint) -> World:
     return load(forcing_checkpoint)
-
-
-@pytest.fixture
-def cli(capsys):
-    """Runs a command; gives its exit code, and the lines of stdout and stderr."""
-
-    def call(*argv: object) -> tuple[int, list[str], list[str]]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main([str(part) for part in argv])
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out.splitlines(), err.splitlines()
-
-    return call
 
 
 @pytest.fixture

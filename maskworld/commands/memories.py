@@ -7,11 +7,6 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from maskworld.clip import Cameras, planar
 from maskworld.memory.base import Memory
 from maskworld.memory.canvas import Canvas
 from maskworld.memory.consolidate import Consolidate
@@ -20,8 +15,6 @@ from maskworld.memory.retrieve import Retrieve
 from maskworld.memory.sink import Sink
 from maskworld.memory.window import Window
 from maskworld.papers.forcing import Forcing
-from maskworld.probes.base import ACTIONS, PAN
-from maskworld.probes.stage import VIEW
 from maskworld.world import BRICKS, World, evicting
 
 # -- by name ----------------------------------------------------------------------------------------
@@ -122,15 +115,3 @@ def _learned(name: str, world: World, size: int) -> Chosen:
     if recent < 1:
         raise ValueError(f"a window of {size} frames has no room for the {tokens} tokens of {name}")
     return Chosen(name, evicting(net, name, recent), size, name)
-
-
-# -- dead reckoning ---------------------------------------------------------------------------------
-
-_PANS = [ACTIONS.index("pan_x"), ACTIONS.index("pan_y")]
-
-
-def reckoned(actions: Float[Tensor, "b t a"], size: int) -> Cameras:
-    """Where the camera stands, frame by frame, as far as the pans of the probes' actions tell: it starts at 0."""
-    assert actions.shape[2] == len(ACTIONS)
-    pans = (PAN * size / VIEW * actions[:, :-1, _PANS]).cumsum(1)
-    return planar(torch.cat([torch.zeros_like(actions[:, :1, :2]), pans], dim=1), size)

@@ -21,9 +21,10 @@ from maskworld.__main__ import Drawing, Remembering
 from maskworld.clip import Cameras, Clip
 from maskworld.commands.doctor import fast_precision
 from maskworld.commands.fill import Question, check_out, prompt_of, write_samples
-from maskworld.commands.memories import Chosen, memory_of, reckoned
+from maskworld.commands.memories import Chosen, memory_of
 from maskworld.noise import Rng
 from maskworld.probes.base import ACTIONS
+from maskworld.probes.films import reckoned
 from maskworld.rollout import at_least_one, rollout
 from maskworld.verbs import Fill, Known
 from maskworld.world import World, load

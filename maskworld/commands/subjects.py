@@ -17,11 +17,12 @@ import torch
 from maskworld.__main__ import Remembering
 from maskworld.clip import Clip, collate, join, of_uint8, span, to, to_uint8
 from maskworld.commands.doctor import fast_precision
-from maskworld.commands.memories import Chosen, memory_of, reckoned
+from maskworld.commands.memories import Chosen, memory_of
 from maskworld.memory.base import last
 from maskworld.memory.window import Window
 from maskworld.noise import Rng, mix
 from maskworld.probes.base import ACTIONS, Asked, Setting, Subject
+from maskworld.probes.films import reckoned
 from maskworld.probes.references import reference
 from maskworld.probes.stage import SIDE
 from maskworld.rollout import ahead_of, rollout

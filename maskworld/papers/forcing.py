@@ -18,7 +18,6 @@ import dataclasses
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,6 +30,7 @@ from maskworld import noise, reveal
 from maskworld.clip import Cameras, Clip, example
 from maskworld.masks import check_fits, on_pixels, whole_frames
 from maskworld.nets.embed import sinusoidal
+from maskworld.nets.precision import computing
 from maskworld.nets.transformer import Context, Evicted, Seen, Transformer
 from maskworld.noise import Rng
 from maskworld.verbs import Fill, Known, Loss, Objective, Surprise
@@ -519,7 +519,7 @@ def fill(net: Forcing, sampling: Sampling = Sampling(), reads: str | None = None
         keep = pixels & there
         plans = _plans(whole.tolist(), clip.times.tolist(), config.window, size)
         calls = _Calls(sampling, sum(len(plan) for _, plan in plans))
-        with torch.inference_mode(), _autocast(out.device, sampling.precision):
+        with torch.inference_mode(), computing(out.device, sampling.precision):
             for members, plan in plans:
                 place = torch.tensor(members, device=out.device)
                 part = dataclasses.replace(example(clip, members), frames=clip.frames[place].clone())
@@ -617,13 +617,6 @@ class _Draw(NamedTuple):
         return torch.where(fixed, given, x)
 
 
-def _autocast(device: torch.device, precision: torch.dtype):
-    """Entered once around a whole fill: entering it at each call would cast all weights each time."""
-    if precision == torch.float32:
-        return nullcontext()
-    return torch.autocast(device.type, dtype=precision)
-
-
 # -- surprise -------------------------------------------------------------------------------------
 
 
@@ -649,7 +642,7 @@ def surprise(net: Forcing, num_levels: int = 10, precision: torch.dtype = torch.
         felt, device, cache = felt_of(clip, config.actions), clip.frames.device, Cache(net, (config.window + 1) * b)
         s = shifted((torch.arange(num_levels, device=device) + 0.5) / num_levels, config.shift)
         found = clip.frames.new_zeros(b, t - start)
-        with torch.inference_mode(), _autocast(device, precision):
+        with torch.inference_mode(), computing(device, precision):
             for i in range(start, t):
                 past = torch.arange(max(i - config.window, 0), i, device=device)
                 ahead = _frames_of(clip, torch.tensor([i], device=device))

@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from maskworld import noise, solve
 from maskworld.clip import Clip
 from maskworld.masks import check_fits, on_pixels, whole_frames
+from maskworld.nets.precision import computing
 from maskworld.nets.unet import Seen, UNet, from_depth, to_depth
 from maskworld.noise import Estimate, Level, Rng, Schedule
 from maskworld.verbs import Fill, Known, Loss, Surprise
@@ -370,7 +370,7 @@ def fill(net: MCVD, sampling: Sampling = Sampling()) -> Fill:
         pixels = on_pixels(known, h, w)[:, 0, :, None]
         given = torch.where(pixels, clip.frames[:, 0], 0.0)
         out = given.clone()
-        with torch.inference_mode(), _autocast(out.device, sampling.precision):
+        with torch.inference_mode(), computing(out.device, sampling.precision):
             for row, members in groups.items():
                 place = torch.tensor(members, device=out.device)
                 frames, keep = given[place], pixels[place].expand(-1, -1, c, h, w).clone()
@@ -490,13 +490,6 @@ class BlockSampler:
         return when
 
 
-def _autocast(device: torch.device, precision: torch.dtype):
-    """Entered once around a whole fill: entering it at each call would cast all weights each time."""
-    if precision == torch.float32:
-        return nullcontext()
-    return torch.autocast(device.type, dtype=precision)
-
-
 # -- surprise -------------------------------------------------------------------------------------
 
 
@@ -528,7 +521,7 @@ def surprise(net: MCVD, num_levels: int = 10, precision: torch.dtype = torch.flo
         when = times.to(frames.device)
         alpha, sigma = (x.to(frames.dtype)[:, None, None, None, None] for x in schedule.at(when))
         found = frames.new_zeros(b, t - start)
-        with torch.inference_mode(), _autocast(frames.device, precision):
+        with torch.inference_mode(), computing(frames.device, precision):
             for first in range(start, t, k):
                 slots = [i if i >= 0 else None for i in range(first - config.past, first)] + [None] * config.future
                 context = frames.new_zeros(b, len(slots), c, h, w)

@@ -18,8 +18,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
-from maskworld.clip import Clip, of_uint8, planar
+from maskworld.clip import Cameras, Clip, of_uint8, planar
 from maskworld.probes.base import ACTIONS, PAN, Episode, Question, Setting
 from maskworld.probes.stage import VIEW, film
 from maskworld.probes.suite import FAMILIES, families_of
@@ -86,6 +87,16 @@ def turns(question: Question) -> tuple[int, ...]:
     return tuple(sorted(felt))
 
 
+def reckoned(actions: Float[Tensor, "b t a"], size: int = VIEW) -> Cameras:
+    """Where the camera stands, frame by frame, as far as the pans of the actions tell (dead reckoning): it starts at 0.
+
+    `size` is that of the frames, in pixels.
+    """
+    assert actions.shape[2] == len(ACTIONS)
+    pans = (PAN * size / VIEW * actions[:, :-1, _PANS]).cumsum(1)
+    return planar(torch.cat([torch.zeros_like(actions[:, :1, :2]), pans], dim=1), size)
+
+
 def clip_of(piece: Piece) -> Clip:
     """The piece, filmed: absolute times, actions of all channels (0 where the family has none), cameras.
 
@@ -93,14 +104,16 @@ def clip_of(piece: Piece) -> Clip:
     """
     question = question_of(piece)
     index = np.array(piece.frames)
-    actions = np.zeros((question.track.num_frames, len(ACTIONS))) if question.actions is None else question.actions
-    offset = np.concatenate([np.zeros((1, 2)), PAN * actions[:-1, _PANS].cumsum(0)])
+    actions = torch.zeros(1, question.track.num_frames, len(ACTIONS))
+    if question.actions is not None:
+        actions = torch.from_numpy(question.actions).float()[None]
+    offset = reckoned(actions).pose[:, 0, index, :2, 3]
     clip = of_uint8(torch.from_numpy(film(question.track.at(index))))
     return dataclasses.replace(
         clip,
         times=torch.from_numpy(index)[None],
-        actions=torch.from_numpy(actions[index]).float()[None],
-        cameras=planar(torch.from_numpy(offset[index] - offset[index[0]]).float()[None], VIEW),
+        actions=actions[:, index],
+        cameras=planar(offset - offset[:, :1], VIEW),
     )
 
 
