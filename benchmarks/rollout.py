@@ -75,14 +75,14 @@ def numbers_in(state: Any) -> int:
 
 def prompt_and_ahead(world: World, num_ahead: int) -> tuple[Clip, Clip]:
     """A camera that wanders over noise, so that memories which look at cameras have something to do."""
-    generator, t = torch.Generator().manual_seed(0), world.past
+    generator, t = torch.Generator().manual_seed(0), world.reach.past
     frames = torch.rand((1, 1, t, world.channels, world.size, world.size), generator=generator) * 2 - 1
     ways = (torch.randint(-1, 2, (1, t + num_ahead, 2), generator=generator) * 8.0).cumsum(1) % 64
     prompt = dataclasses.replace(of_frames(frames), cameras=planar(ways[:, :t], world.size))
     ahead = dataclasses.replace(ahead_of(prompt, num_ahead), cameras=planar(ways[:, t:], world.size))
-    if world.actions:
-        prompt = dataclasses.replace(prompt, actions=torch.zeros(1, t, world.actions))
-        ahead = dataclasses.replace(ahead, actions=torch.zeros(1, num_ahead, world.actions))
+    if world.reach.actions:
+        prompt = dataclasses.replace(prompt, actions=torch.zeros(1, t, world.reach.actions))
+        ahead = dataclasses.replace(ahead, actions=torch.zeros(1, num_ahead, world.reach.actions))
     return prompt, ahead
 
 
@@ -248,7 +248,7 @@ def main() -> None:
         world = World(network(config).eval().requires_grad_(False), config, {})
     early, late = (40, 160) if args.quick else (EARLY, LATE)
     names = ["window", "retrieve-camera"] if args.quick else [n for n in PLAIN if n != "retrieve"]
-    names += list(world.memories)[: 1 if args.quick else None]
+    names += list(world.reach.memories)[: 1 if args.quick else None]
     report: dict[str, Any] = {"early": early, "late": late, "steps": args.steps, "memories": []}
     print(f"{'memory':<20} ms at {early:<5} ms at {late:<5} ratio   numbers kept")
     for name in names:

@@ -501,6 +501,23 @@ PROBE_COMMANDS: dict[str, Callable[..., int]] = {
 # -- the rest ---------------------------------------------------------------------------------------
 
 
+def tokens(
+    checkpoint: Checkpoint,
+    data: Annotated[Positional[Path], arg(metavar="DATA", help="Episodes: a folder of ours, or V-D4RL's files.")],
+    frames: int = 512,
+    json: bool = False,
+) -> int:
+    """How well a tokenizer keeps what is in frames it has not seen: PSNR, share of its codes in use, perplexity.
+
+    Args:
+        frames: at most, evenly spaced over the episodes of the test split.
+        json: end with one line of JSON.
+    """
+    from maskworld.commands.tokens import tokens_command
+
+    return tokens_command(checkpoint, data, frames, json)
+
+
 def doctor(json: bool = False) -> int:
     """What this machine has: torch, threads, bf16, codecs, extras; and what is missing or broken.
 
@@ -545,6 +562,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "data": data,
     "evaluate": evaluate,
     "probe": probe,
+    "tokens": tokens,
     "doctor": doctor,
     "demo": demo,
 }

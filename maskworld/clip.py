@@ -30,11 +30,13 @@ class Cameras:
 class Clip:
     """Views x time x space, and what belongs to them. Immutable: functions return a new one.
 
-    frames   in [-1, 1]; one camera is v = 1
-    times    absolute frame index; a recalled memory may leave gaps
-    actions  taken at t, felt at t + 1
-    depth    metres along the optical axis; 0 where there is none
-    memory   tokens carried from beyond the window
+    frames     in [-1, 1]; one camera is v = 1. A tokenizer turns them into codes: one channel, each its number
+    times      absolute frame index; a recalled memory may leave gaps
+    actions    taken at t, felt at t + 1
+    depth      metres along the optical axis; 0 where there is none
+    memory     tokens carried from beyond the window
+    rewards    received on arrival at t; the first frame of an episode has none: 0
+    discounts  1; 0 where an episode ended for good at t, and not because its time was over
     """
 
     frames: Float[Tensor, "b v t c h w"]
@@ -43,6 +45,8 @@ class Clip:
     cameras: Cameras | None = None
     depth: Float[Tensor, "b v t h w"] | None = None
     memory: Float[Tensor, "b n d"] | None = None
+    rewards: Float[Tensor, "b t"] | None = None
+    discounts: Float[Tensor, "b t"] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int, int, int]:
@@ -65,7 +69,7 @@ def planar(offset: Float[Tensor, "b t 2"], size: int) -> Cameras:
 
 
 # How each field is cut and joined: the axis of the batch is 0 everywhere, this is the axis of time.
-_TIME_AXIS = {"frames": 2, "times": 1, "actions": 1, "depth": 2}
+_TIME_AXIS = {"frames": 2, "times": 1, "actions": 1, "depth": 2, "rewards": 1, "discounts": 1}
 
 
 def of_frames(frames: Float[Tensor, "b v t c h w"], start: int = 0) -> Clip:

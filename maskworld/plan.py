@@ -1,17 +1,17 @@
-"""Planning over anything that foretells: random shooting, the cross-entropy method, MPPI; the best of several futures;
-and futures that follow a drawing.
+"""Planning over anything that foretells: random shooting, the cross-entropy method, MPPI; the best of several actions
+by their value; the best of several futures; and futures that follow a drawing.
 
 A planner knows nothing of the world. It hands candidates to `cost`, which may run a simulator or read predicted
 pictures, and each call of `cost` gets `num` candidates: the budget stands in the arguments.
 
-Sections: choosing actions - futures.
+Sections: choosing actions - control - futures.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -175,6 +175,77 @@ def _asked(cost: Cost, candidates: Float[Tensor, "n t a"]) -> Float[Tensor, " n"
     if not costs.isfinite().all():
         raise ValueError("a cost is NaN or infinite")
     return costs
+
+
+# -- control --------------------------------------------------------------------------------------
+
+S = TypeVar("S")
+"""States of a batch, of any kind: they are handed on and never looked into."""
+
+
+def improve(
+    q: Callable[[S, Float[Tensor, "b k a"]], Float[Tensor, "b k"]],
+    propose: Callable[[S, int, Rng], Float[Tensor, "b k a"]],
+    states: S,
+    num: int,
+    rng: Rng,
+) -> Float[Tensor, "b a"]:
+    """One step of policy improvement: for each state the best, by q, of `num` actions that a policy proposes there.
+
+    Where q is the value of doing an action and then going on with that policy, what is done so is nowhere worse than
+    the policy, but for the errors of q. Of equals the first is taken.
+    ValueError for num below 1, and where q is not one finite number for each action.
+    """
+    _check_budget(num=num)
+    actions = propose(states, num, rng)
+    values = q(states, actions)
+    if values.shape != actions.shape[:2]:
+        raise ValueError(f"q is one number for each of {tuple(actions.shape[:2])} actions, not {tuple(values.shape)}")
+    if not values.isfinite().all():
+        raise ValueError("q is NaN or infinite")
+    return actions[torch.arange(len(actions), device=actions.device), values.argmax(1)]
+
+
+def lookahead(
+    start: Callable[[int], S],
+    step: Callable[[S, Float[Tensor, "n a"]], S],
+    reward: Callable[[S], Float[Tensor, " n"]],
+    value: Callable[[S], Float[Tensor, " n"]],
+    gamma: float,
+) -> Cost:
+    """What n sequences of H actions cost, by a model of one step and the value of where they lead:
+    -(r(x_1) + gamma r(x_2) + ... + gamma^(H - 1) r(x_H) + gamma^H V(x_H)).
+
+    Args:
+        start: (n) -> n times the state that the actions begin in.
+        step: (n states, n actions) -> the n states after them.
+        reward: of arriving in each of n states.
+        value: discounted rewards of all that comes after each of n states.
+        gamma: discount of each step, from 0 to 1.
+    """
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"a discount gamma is from 0 to 1, not {gamma}")
+
+    def cost(actions: Float[Tensor, "n t a"]) -> Float[Tensor, " n"]:
+        n, horizon, _ = actions.shape
+        x, total = start(n), torch.zeros(n, device=actions.device)
+        for h in range(horizon):
+            x = step(x, actions[:, h])
+            total = total + gamma**h * reward(x)
+        return -(total + gamma**horizon * value(x))
+
+    return cost
+
+
+def expectile_loss(error: Float[Tensor, "*n"], expectile: float) -> Float[Tensor, "*n"]:
+    """|expectile - [error < 0]| error^2 of error = target - estimate (Newey and Powell 1987): 0.5 leads to the mean
+    of the targets (the loss is half the square), more than that to the better ones of them.
+
+    ValueError for an expectile that is not between 0 and 1.
+    """
+    if not 0 < expectile < 1:
+        raise ValueError(f"an expectile is between 0 and 1, not {expectile}")
+    return torch.where(error < 0, 1 - expectile, expectile) * error**2
 
 
 # -- futures --------------------------------------------------------------------------------------

@@ -3,9 +3,10 @@
 world = load("mcvd-digits")
 clip = world.predict(prompt, num_frames=10, seed=0)
 
-Two families are known: mcvd, and forcing, whose learned memories are built again by their names.
+Three families are known: mcvd; forcing, whose learned memories are built again by their names; and voc, which holds
+the tokenizer in whose codes it thinks.
 
-Sections: loading - learned memories - verbs.
+Sections: loading - what families have in common - learned memories - verbs.
 """
 
 from __future__ import annotations
@@ -34,15 +35,19 @@ from maskworld.memory.ssm import GatedDelta
 from maskworld.memory.ttt import TTTLinear
 from maskworld.memory.window import Window
 from maskworld.noise import Rng, mix
-from maskworld.papers import forcing, mcvd
+from maskworld.papers import forcing, mcvd, voc
 from maskworld.rollout import ahead_of, at_least_one, blank, rollout
+from maskworld.tokenizers import kinds
+from maskworld.tokenizers.base import Tokenizer
 from maskworld.verbs import Fill, Known, Surprise
 
 # -- loading --------------------------------------------------------------------------------------
 
-Config = mcvd.Config | forcing.Config
-Sampling = mcvd.Sampling | forcing.Sampling
-CONFIGS: Mapping[str, type[Config]] = {"mcvd": mcvd.Config, "forcing": forcing.Config}
+Config = mcvd.Config | forcing.Config | voc.Config
+Sampling = mcvd.Sampling | forcing.Sampling | voc.Sampling
+CONFIGS: Mapping[str, type[Config]] = {"mcvd": mcvd.Config, "forcing": forcing.Config, "voc": voc.Config}
+TOKENIZER = "tokenizer"  # the family of what is no world, but part of one
+TRAINING_ONLY = "target."  # weights that only a training reads
 MOST_STEPS = 1000  # of a family whose levels of noise are a continuum
 
 
@@ -55,27 +60,62 @@ def load(name: str | Path, device: torch.device | str = "cpu") -> World:
     tensors, about = checkpoint.read(path)
     checkpoint.finite(tensors, path)
     family = str(about.get("family"))
+    if family == TOKENIZER:
+        raise ValueError(f"{path} is a tokenizer and no world: `maskworld tokens` measures it, `value fit` uses it")
     if family not in CONFIGS:
-        raise ValueError(
-            f"{path} is a model of the family {about.get('family')!r}; this version knows {' and '.join(CONFIGS)}"
-        )
+        raise ValueError(f"{path} is a model of the family {family}; this version knows {', '.join(CONFIGS)}")
     config = _config(CONFIGS[family], about.get("config"), path)
-    net = network(config)
-    shapes = {key: value.shape for key, value in net.state_dict().items()}
-    if {key: value.shape for key, value in tensors.items()} != shapes:
-        raise ValueError(f"{path}: its weights do not fit its own configuration")
-    net.load_state_dict({key: value.float() for key, value in tensors.items()})
-    net = net.eval().requires_grad_(False).to(device)
+    net = _with_weights(network(config, about.get(TOKENIZER)), tensors, path).to(device)
     if family == "mcvd":
         net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return World(net, config, about)
 
 
-def network(config: Config) -> nn.Module:
-    """The network of a configuration, with the learned memories of which it speaks; weights at random."""
+def load_tokenizer(name: str | Path, device: torch.device | str = "cpu") -> tuple[Tokenizer, Mapping[str, Any]]:
+    """A tokenizer, trained by itself or held by a world, and the header of its checkpoint. `flat`, which has no
+    weights, is had by its file alone, too.
+
+    Raises ValueError where there is none.
+    """
+    path = checkpoint.find(name)
+    tensors, about = checkpoint.read(path)
+    checkpoint.finite(tensors, path)
+    config = about.get("config") if about.get("family") == TOKENIZER else about.get(TOKENIZER)
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is a model of the family {about.get('family')} and holds no tokenizer")
+    if about["family"] != TOKENIZER:
+        first = "tokenizer."
+        tensors = {key.removeprefix(first): value for key, value in tensors.items() if key.startswith(first)}
+    net = kinds.build(config)
+    assert isinstance(net, nn.Module)
+    return _with_weights(net, tensors, path).to(device), about  # type: ignore[return-value]
+
+
+def network(config: Config, tokenizer: Mapping[str, Any] | None = None) -> nn.Module:
+    """The network of a configuration, with the learned memories of which it speaks and the tokenizer that is its own;
+    weights at random.
+
+    Raises ValueError for a tokenizer that does not go with it.
+    """
     if isinstance(config, mcvd.Config):
         return mcvd.MCVD(config)
-    return forcing.Forcing(config, bricks(config))
+    if isinstance(config, forcing.Config):
+        return forcing.Forcing(config, bricks(config))
+    if tokenizer is None:
+        raise ValueError("a video occupancy model without a tokenizer: its checkpoint is damaged")
+    of = kinds.build(tokenizer)
+    assert isinstance(of, nn.Module)
+    return voc.VOC(config, of)
+
+
+def _with_weights(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
+    """The network with these weights, for use and not for training."""
+    tensors = {key: value for key, value in tensors.items() if not key.startswith(TRAINING_ONLY)}
+    shapes = {key: value.shape for key, value in net.state_dict().items()}
+    if {key: value.shape for key, value in tensors.items()} != shapes:
+        raise ValueError(f"{path}: its weights do not fit its own configuration")
+    net.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in tensors.items()})
+    return net.eval().requires_grad_(False)
 
 
 def _config(kind: type, values: Any, path: Path):
@@ -100,6 +140,55 @@ def _solver(name: str) -> solve.Solver:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(solve.SOLVERS)}"
         raise ValueError(f"no solver is called {name}; {hint}")
     return solve.SOLVERS[name]
+
+
+# -- what families have in common -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a family sees and fills in, whatever it calls it.
+
+    past, future   most known frames before and after what is filled in
+    around         the same, where both are shown
+    stride         frames filled in together
+    ahead          frames filled in where nobody says how many
+    num_frames     frames seen at once, known and unknown
+    window         most known frames shown at once, wherever they come from; None: the last ones are
+    actions        channels of the actions that it takes
+    memories       names of the learned memories that it holds
+    """
+
+    past: int
+    future: int
+    around: tuple[int, int]
+    stride: int
+    ahead: int
+    num_frames: int
+    window: int | None = None
+    actions: int = 0
+    memories: tuple[str, ...] = ()
+
+
+def reach(config: Config) -> Reach:
+    """What the family of this configuration sees and fills in."""
+    if isinstance(config, mcvd.Config):
+        return Reach(
+            config.past, config.future, (config.past, config.future), config.current,
+            max(config.current, config.past), config.num_frames,
+        )  # fmt: skip
+    if isinstance(config, forcing.Config):
+        w, n = config.window, config.block
+        return Reach(w, w, (w - w // 2, w // 2), n, max(n, w), w + n, w, config.actions, config.memories)
+    # A frame of the discounted future is no next frame: nothing can follow it.
+    return Reach(config.stack, 0, (config.stack, 0), 1, 1, config.stack + 1, None, config.actions)
+
+
+def default_sampling(config: Config) -> Sampling:
+    """How the family of this configuration is sampled where nobody says how."""
+    if isinstance(config, mcvd.Config):
+        return mcvd.default_sampling(config)
+    return forcing.Sampling() if isinstance(config, forcing.Config) else voc.Sampling()
 
 
 # -- learned memories -----------------------------------------------------------------------------
@@ -157,6 +246,12 @@ def begin_memories(net: nn.Module, names: Collection[str]) -> None:
             brick.start_from(embed.weight, embed.bias)
 
 
+def begin_target(net: nn.Module) -> None:
+    """Let the slow copy from which a training draws begin as what it is a copy of."""
+    if isinstance(net, voc.VOC) and net.target is not None:
+        net.target.load_state_dict(net.occupancy.state_dict())
+
+
 def evicting(net: forcing.Forcing, name: str, recent: int) -> Evicting:
     """The learned memory of this name: shows `recent` frames, and writes what falls out of them."""
     brick: Any = net.memories[name]
@@ -184,8 +279,6 @@ class World:
     def device(self) -> torch.device:
         return next(self.net.parameters()).device
 
-    # What the families have in common, whatever each calls it.
-
     @property
     def size(self) -> int:
         """Pixels of a side."""
@@ -196,54 +289,12 @@ class World:
         return self.config.channels
 
     @property
-    def past(self) -> int:
-        """Most known frames before what is filled in."""
-        return self.config.window if isinstance(self.config, forcing.Config) else self.config.past
-
-    @property
-    def future(self) -> int:
-        """Most known frames after what is filled in."""
-        return self.config.window if isinstance(self.config, forcing.Config) else self.config.future
-
-    @property
-    def around(self) -> tuple[int, int]:
-        """Most known frames before and after a gap, where both are shown."""
-        if isinstance(self.config, forcing.Config):
-            return self.config.window - self.config.window // 2, self.config.window // 2
-        return self.config.past, self.config.future
-
-    @property
-    def stride(self) -> int:
-        """Frames filled in together."""
-        return self.config.block if isinstance(self.config, forcing.Config) else self.config.current
-
-    @property
-    def num_frames(self) -> int:
-        """Frames that the model sees at once, known and unknown."""
-        if isinstance(self.config, forcing.Config):
-            return self.config.window + self.config.block
-        return self.config.num_frames
-
-    @property
-    def window(self) -> int | None:
-        """Most known frames shown at once, wherever they come from; None for a family that is shown the last ones."""
-        return self.config.window if isinstance(self.config, forcing.Config) else None
-
-    @property
-    def actions(self) -> int:
-        """Channels of the actions that it takes; 0 where it takes none."""
-        return self.config.actions if isinstance(self.config, forcing.Config) else 0
-
-    @property
-    def memories(self) -> tuple[str, ...]:
-        """Names of the learned memories that it holds."""
-        return self.config.memories if isinstance(self.config, forcing.Config) else ()
+    def reach(self) -> Reach:
+        return reach(self.config)
 
     @property
     def _sampling(self) -> Sampling:
-        if self.sampling is not None:
-            return self.sampling
-        return forcing.Sampling() if isinstance(self.config, forcing.Config) else mcvd.default_sampling(self.config)
+        return default_sampling(self.config) if self.sampling is None else self.sampling
 
     def fill_of(self, reads: str | None = None, rows: int = 1) -> Fill:
         """The bare `Fill` of the model: (clip, known, rng) -> clip.
@@ -256,11 +307,14 @@ class World:
         if isinstance(self.net, forcing.Forcing):
             assert isinstance(sampling, forcing.Sampling)
             if sampling.cached:
-                sampling = dataclasses.replace(sampling, cached=max(sampling.cached, rows * self.num_frames))
+                sampling = dataclasses.replace(sampling, cached=max(sampling.cached, rows * self.reach.num_frames))
             return forcing.fill(self.net, sampling, reads)
-        assert isinstance(self.net, mcvd.MCVD) and isinstance(sampling, mcvd.Sampling)
         if reads is not None:
             raise ValueError(f"this model holds no memory called {reads}: its family has none")
+        if isinstance(self.net, voc.VOC):
+            assert isinstance(sampling, voc.Sampling)
+            return voc.fill(self.net, sampling)
+        assert isinstance(self.net, mcvd.MCVD) and isinstance(sampling, mcvd.Sampling)
         return mcvd.fill(self.net, sampling)
 
     @property
@@ -273,8 +327,7 @@ class World:
         """The bare `Surprise` of the model; None where it has none."""
         if isinstance(self.net, forcing.Forcing):
             return None if self.net.config.plan else forcing.surprise(self.net, precision=self._sampling.precision)
-        assert isinstance(self.net, mcvd.MCVD)
-        if not self.past:
+        if not isinstance(self.net, mcvd.MCVD) or not self.reach.past:
             return None
         return mcvd.surprise(self.net, precision=self._sampling.precision)
 
@@ -292,6 +345,12 @@ class World:
             raise ValueError(f"between 1 and {most} steps, not {steps}")
         if solver is not None and isinstance(now, forcing.Sampling):
             raise ValueError(f"forcing has no solvers, {solver} or other; it takes --steps")
+        if isinstance(now, voc.Sampling):
+            if steps is not None or solver is not None:
+                raise ValueError(
+                    "a video occupancy model draws one token after another: it takes no --steps, no --solver"
+                )
+            return dataclasses.replace(self, sampling=dataclasses.replace(now, precision=precision or now.precision))
         changes: dict[str, Any] = {"on_call": on_call or now.on_call}
         changes |= {"steps": steps} if steps is not None else {}
         changes |= {"solver": _solver(solver)} if solver is not None else {}
@@ -345,7 +404,8 @@ class World:
         """
         watch = self.surprise_with_rng
         if watch is None:
-            why = "draws what a plan says" if isinstance(self.config, forcing.Config) else "sees no past"
+            why = {forcing.Config: "draws what a plan says", mcvd.Config: "sees no past"}
+            why = why.get(type(self.config), "tells of no frame at a given time")
             raise ValueError(f"this model {why}: nothing can surprise it")
         return watch(clip, start, Rng([torch.Generator().manual_seed(mix(seed)) for _ in range(clip.frames.shape[0])]))
 
@@ -370,9 +430,11 @@ class World:
         """
         b = prompt.frames.shape[0]
         prompt, ahead = self.told(prompt, num_frames, actions, cameras)
-        memory = Window(max(self.past, 1)) if memory is None else memory
+        memory = Window(max(self.reach.past, 1)) if memory is None else memory
         fill, rng = self.fill_of(reads, b), Rng.of(seed, batch=b)
-        return rollout(fill, prompt, ahead, memory, self.stride if stride is None else stride, rng, window=self.window)
+        return rollout(
+            fill, prompt, ahead, memory, self.reach.stride if stride is None else stride, rng, window=self.reach.window
+        )
 
     def told(
         self,
@@ -387,10 +449,10 @@ class World:
         """
         ahead, t = ahead_of(prompt, num_frames), prompt.frames.shape[2]
         if actions is not None:
-            if not self.actions:
+            if not self.reach.actions:
                 raise ValueError("this model takes no actions")
-            if actions.shape[2] != self.actions:
-                raise ValueError(f"this model takes actions of {self.actions} channels, not {actions.shape[2]}")
+            if actions.shape[2] != self.reach.actions:
+                raise ValueError(f"this model takes actions of {self.reach.actions} channels, not {actions.shape[2]}")
             _enough("actions", actions.shape[1], t, num_frames)
             prompt = dataclasses.replace(prompt, actions=actions[:, :t])
             ahead = dataclasses.replace(ahead, actions=actions[:, t : t + num_frames])

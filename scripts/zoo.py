@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from maskworld import checkpoint
+from maskworld.world import TRAINING_ONLY
 
 ZOO = Path(__file__).parents[1] / "maskworld" / "zoo"
 
@@ -29,7 +30,11 @@ def main() -> None:
     )
     options = parser.parse_args()
     tensors, about = checkpoint.read(checkpoint.find(options.run))
-    halves = {name: value.to(torch.float16) for name, value in tensors.items()}
+    halves = {
+        name: value.to(torch.float16) if value.is_floating_point() else value
+        for name, value in tensors.items()
+        if not name.startswith(TRAINING_ONLY)
+    }
     checkpoint.finite(halves, options.run)
     path = ZOO / f"{options.name}.safetensors"
     checkpoint.write(path, halves, about)
@@ -45,7 +50,7 @@ def main() -> None:
         "batch": about["batch"],
         "minutes": options.minutes,
         "machine": options.machine,
-        "parameters": sum(value.numel() for value in tensors.values()),
+        "parameters": sum(value.numel() for value in halves.values()),
         "scores": [_score(json.loads(file.read_text().splitlines()[-1])) for file in options.scores],
     }
     path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")

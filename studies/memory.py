@@ -98,7 +98,7 @@ def trained(seed: int, options: argparse.Namespace, memories: bool = True) -> st
 def chosen_of(arm: str, world: World) -> tuple[World, Chosen]:
     """The model with its memory, on the budget of its window. The bound is shown every frame there was."""
     if arm != BOUND:
-        return world, memory_of(arm, world, cameras=True, stride=world.stride)
+        return world, memory_of(arm, world, cameras=True, stride=world.reach.stride)
     assert isinstance(world.net, forcing.Forcing)
     wide = forcing.Forcing(dataclasses.replace(world.net.config, window=128), dict(world.net.memories.items()))
     wide.load_state_dict(world.net.state_dict())
@@ -155,7 +155,7 @@ def speed(arm: str, seed: int, options: argparse.Namespace, frames: int = 24) ->
     clock: list[float] = []
     with torch.no_grad():
         rollout(
-            world.fill_of(chosen.reads), prompt, ahead, chosen.memory, world.stride, Rng.of(0),
+            world.fill_of(chosen.reads), prompt, ahead, chosen.memory, world.reach.stride, Rng.of(0),
             lambda done, total: clock.append(time.process_time()),
         )  # fmt: skip
     rate = frames * world.net.config.tokens / (clock[-1] - clock[len(clock) // 2 - 1])

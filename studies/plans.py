@@ -154,7 +154,9 @@ def subject_of(world: World, name: str, planner: PlannerOf | None, best: int = 1
             seeds = [mix(asked[place].family.number, asked[place].index, sample) for place, sample in part]
             rng = Rng([torch.Generator().manual_seed(seed) for seed in seeds])
             prompt, ahead = span(whole, 0, t), span(whole, t, whole.shape[2])
-            future = rollout(fill, prompt, ahead, Window(world.past), world.stride, rng, window=world.window)
+            future = rollout(
+                fill, prompt, ahead, Window(world.reach.past), world.reach.stride, rng, window=world.reach.window
+            )
             drawn |= dict(zip(part, to_uint8(future.frames[:, 0]).numpy(), strict=True))
         return [
             np.stack([drawn[place, sample] for sample in range(one.question.num_samples)])

@@ -20,10 +20,11 @@ from maskworld.memory.retrieve import Retrieve
 from maskworld.memory.sink import Sink
 from maskworld.memory.window import Window
 from maskworld.noise import Rng
-from maskworld.papers import forcing, mcvd
+from maskworld.papers import forcing, mcvd, voc
 from maskworld.probes.references import copy_known, linear_blend
 from maskworld.recipes.forcing import shows
 from maskworld.rollout import rollout
+from maskworld.tokenizers import kinds
 from maskworld.verbs import Fill, Known, Objective
 from maskworld.world import BRICKS, bricks, evicting
 
@@ -150,6 +151,37 @@ def learned(name: str) -> Family:
     return rolled(evicting(forcing_net(memories=(name,)), name, 2), name, memories=(name,))
 
 
+@functools.cache
+def voc_net(kind: str, **changes) -> voc.VOC:
+    torch.manual_seed(0)
+    size = {"size": SIZE, "channels": 1}
+    some = {"flat": size, "vqvae": size | {"widths": (8, 8, 8), "vocab": 11, "dim": 4}}
+    tokenizer = kinds.build({"kind": kind, **some[kind]})
+    assert isinstance(tokenizer, torch.nn.Module)
+    network = voc.VOC(voc.of_tokenizer(voc.tiny(stack=2, **changes), tokenizer), tokenizer)
+    with torch.no_grad():  # the reward is flat at the start
+        for value in network.reward.parameters():
+            value.add_(torch.randn_like(value) * 0.05)
+    network.begin(torch.randn(9), bootstraps=True)
+    return network.eval()
+
+
+def voc_family(kind: str = "flat", td: voc.TD = voc.TD(steps=2), **changes) -> Family:
+    network = voc_net(kind, **changes)
+
+    def honours() -> dict[str, Known]:
+        words = {"predict": "11110", "from one frame": "10"}
+        found = {name: these_frames([c == "1" for c in word], B) for name, word in words.items()}
+        mixed = these_frames([True, True, False], B)
+        mixed[1] = True
+        return found | {"another for each example": mixed}
+
+    def draw(b: int, v: int, t: int, rng: Rng) -> Known:
+        return past_and_future(2, t - 2, 0, b, v)
+
+    return Family(voc.fill(network), honours, 1, network, voc.objective(td), draw, 6)
+
+
 FAMILIES: dict[str, Callable[[], Family]] = {
     "mcvd": mcvd_family,
     "mcvd spatin": lambda: mcvd_family(spatin=8),
@@ -172,6 +204,17 @@ FAMILIES: dict[str, Callable[[], Family]] = {
     "rolled consolidate": lambda: rolled(Consolidate(1, 2, 2)),
     "rolled canvas": lambda: rolled(Canvas(2)),
     **{f"rolled {name}": lambda name=name: learned(name) for name in BRICKS},
+    "voc": voc_family,
+    "voc sample": lambda: voc_family(td=voc.TD(steps=1, loss="sample")),
+    "voc actions": lambda: voc_family("vqvae", actions=3, gammas=(0.0, 0.5, 0.9), p_untold=0.5),
+    "voc Monte Carlo, policies": lambda: voc_family(td=voc.TD(steps=None), policies=3, p_untold=0.5),
+    "voc gpt2": lambda: voc_family(
+        td=voc.TD(steps=1, loss="sample", context=1.0, top_k=2, dropout=True),
+        gammas=(0.8,),
+        gpt2=True,
+        ends=False,
+        dropout=(0.1, 0.1),
+    ),
     "copy": lambda: Family(copy_known, lambda: {k: v for k, v in frame_masks().items() if v[..., 0, 0].any(2).all()}),
     "blend": lambda: Family(
         linear_blend, lambda: {k: v for k, v in frame_masks().items() if v[..., 0, 0].any(2).all()}
@@ -224,6 +267,7 @@ def test_all_known_is_the_identity(family: str) -> None:
         if f.startswith(("mcvd", "forcing"))
         for c in ("predict", "another for each example", "blocks")
     ]
+    + [(f, c) for f in FAMILIES if f.startswith("voc") for c in ("predict", "another for each example")]
     + [(f, "far ahead") for f in FAMILIES if f.startswith("rolled")],
 )
 def test_the_same_seed_gives_the_same_pixels_in_any_batch(family: str, case: str) -> None:
@@ -286,7 +330,7 @@ def test_actions_change_nothing_for_a_family_that_has_none(family: str) -> None:
     assert filled.actions is with_actions.actions
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name.startswith(("mcvd", "forcing"))])
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name.startswith(("mcvd", "forcing", "voc"))])
 def test_every_parameter_learns(family: str) -> None:
     """Law 7."""
     one = FAMILIES[family]()
@@ -296,10 +340,13 @@ def test_every_parameter_learns(family: str) -> None:
     rng = Rng.of(3, batch=batch)
     known = one.draw(batch, 1, one.num_frames, rng)
     actions = Rng.of(4, batch=batch).normal((one.num_frames, 3))
-    loss = one.objective(one.net, dataclasses.replace(of_frames(frames), actions=actions), known, rng)
+    rewards = Rng.of(5, batch=batch).normal((one.num_frames,))
+    clip = dataclasses.replace(of_frames(frames), actions=actions, rewards=rewards)
+    loss = one.objective(one.net, clip, known, rng)
     assert loss.total.shape == (batch,)
-    gradients = torch.autograd.grad(loss.total.mean(), list(one.net.parameters()), allow_unused=True)
-    for (name, value), gradient in zip(one.net.named_parameters(), gradients, strict=True):
+    learns = {name: value for name, value in one.net.named_parameters() if value.requires_grad}
+    gradients = torch.autograd.grad(loss.total.mean(), list(learns.values()), allow_unused=True)
+    for (name, value), gradient in zip(learns.items(), gradients, strict=True):
         assert gradient is not None and bool(torch.isfinite(gradient).all()), name
         assert bool(gradient.any()), f"{name} of shape {tuple(value.shape)} gets no gradient"
 

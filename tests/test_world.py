@@ -295,7 +295,7 @@ def acts(t: int, b: int = 1) -> torch.Tensor:
 def test_what_both_families_say_of_themselves(world, causal):
     common = [(w.size, w.channels, w.past, w.future, w.stride, w.num_frames, w.actions) for w in (world, causal)]
     assert common == [(16, 1, 2, 2, 2, 6, 0), (64, 3, 8, 8, 2, 10, 9)]
-    assert (world.around, world.window, world.memories) == ((2, 2), None, ())
+    assert (world.reach.around, world.reach.window, world.reach.memories) == ((2, 2), None, ())
     assert (causal.around, causal.window, causal.memories) == ((4, 4), 8, ("merge", "ssm"))
 
 

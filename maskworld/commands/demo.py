@@ -54,7 +54,7 @@ def demo_command(out: Path, quick: bool, seed: int, json: bool) -> int:
     sections, scores, files = [], {}, []
     for name in models:
         world = load(name).sampled(precision=fast_precision())
-        if world.window is not None:
+        if world.reach.window is not None:
             print(f"{name}: looks away and back, with every memory ...", flush=True)
             shown, scores[name], made = _remembering(world, name, out, size)
             sections += shown
@@ -99,7 +99,7 @@ def demo_command(out: Path, quick: bool, seed: int, json: bool) -> int:
 def _verbs(world: World, name: str, out: Path, size: Size, seed: int) -> tuple[list[Section], list[str]]:
     """One section for each verb of one model, and the videos written."""
     about = world.about.get("data", {})
-    p, f = world.past, world.future
+    p, f = world.reach.past, world.reach.future
     source, _, _ = held_out(world, None, max(p + FAR + f, p + size.rolled))
     long = source(1_000 + seed)
     clip = span(long, 0, p + FAR + f)
@@ -200,8 +200,8 @@ def _verbs(world: World, name: str, out: Path, size: Size, seed: int) -> tuple[l
 def _measured(world: World, name: str, size: Size, seed: int) -> tuple[Section, dict[str, Any]]:
     """PSNR frame by frame, for prediction and interpolation, with intervals over clips."""
     tasks = {
-        "prediction": Task(world.past, FAR, 0),
-        "interpolation": Task(world.past, GAP, world.future),
+        "prediction": Task(world.reach.past, FAR, 0),
+        "interpolation": Task(world.reach.past, GAP, world.reach.future),
     }
     blocks: list[Any] = []
     scores: dict[str, Any] = {}
@@ -249,7 +249,7 @@ def _remembering(world: World, name: str, out: Path, size: Size) -> tuple[list[S
     from maskworld.probes.suite import FAMILIES, Suite, families_of, run
 
     chosen = {memory: memory_of(memory, world, cameras=True) for memory in ("window", "retrieve", "canvas")}
-    chosen |= {memory: memory_of(memory, world, cameras=True) for memory in world.memories}
+    chosen |= {memory: memory_of(memory, world, cameras=True) for memory in world.reach.memories}
     subjects = {memory: of_world(world, memory, chosen=one) for memory, one in chosen.items()}
     sections, files = [], []
     for id, index, heading, text in QUESTIONS:
@@ -274,7 +274,7 @@ def _remembering(world: World, name: str, out: Path, size: Size) -> tuple[list[S
         sections.append(
             Section(
                 f"{name}: {heading}",
-                text.format(window=world.window),
+                text.format(window=world.reach.window),
                 [Film(rows, FPS, caption, with_strip=True, most=14), Code(command)],
             )
         )

@@ -41,9 +41,9 @@ def evaluate_command(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     world = load(checkpoint, device).sampled(steps, solver, fast_precision(device))
     future = future or 0
-    many = max(world.stride, world.past)
+    many = world.reach.ahead
     hidden = frames or (many if future else 2 * many)
-    task = protocol_.Task(world.past if past is None else past, hidden, future)
+    task = protocol_.Task(world.reach.past if past is None else past, hidden, future)
     source, count, cluster = held_out(world, data, task.frames)
     if count is not None and count < clips:
         print(f"maskworld: there are {count} held-out clips of {task.frames} frames, not {clips}", file=sys.stderr)

@@ -59,7 +59,7 @@ def question(world: World, video: Path | None, asked: Asked) -> Question:
         if value is not None and (value < 0 or (name == "frames" and value == 0)):
             raise ValueError(f"--{name} {value}: a number of frames, {'1' if name == 'frames' else '0'} or more")
     if video is None:
-        t = asked.frames or world.num_frames
+        t = asked.frames or world.reach.num_frames
         return _asked(world, torch.zeros(0, 1, 1, 1), range(0, t), [False] * t, 0, None, _fps(world), "")
     info, rate, total = _counted(world, video)
     if asked.verb == "predict" and asked.at is None and not info.whole:
@@ -70,7 +70,7 @@ def question(world: World, video: Path | None, asked: Asked) -> Question:
         raise ValueError(f"--at {asked.at:g}: the video lasts {info.seconds:g} s")
     if asked.hide is not None or asked.box is not None:
         start = at or 0
-        count = min(asked.frames or max(world.num_frames, total - start), total - start)
+        count = min(asked.frames or max(world.reach.num_frames, total - start), total - start)
         hidden = range(count) if asked.hide is None else _indices(asked.hide, count)
         known = [i not in hidden for i in range(count)]
         span = range(start, start + count)
@@ -128,8 +128,8 @@ def _fps(world: World) -> float:
 
 def _span(world: World, asked: Asked, at: int | None, total: int) -> tuple[range, list[bool]]:
     """The frames of the clip, counted in the video's, and which of them are known."""
-    hidden = asked.frames or max(world.stride, world.past)
-    before, after = world.around if asked.verb == "interpolate" else (world.past, world.future)
+    hidden = asked.frames or world.reach.ahead
+    before, after = world.reach.around if asked.verb == "interpolate" else (world.reach.past, world.reach.future)
     past = min(before, total if at is None else at) if asked.past is None else asked.past
     future = min(after, total) if asked.future is None else asked.future
     if asked.verb == "predict":

@@ -66,15 +66,15 @@ def memory_of(name: str, world: World, cameras: bool, window: int | None = None,
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
         raise ValueError(f"no memory is called {name}; {hint}")
-    if world.window is None:
+    if world.reach.window is None:
         if name != "window" or window is not None:
             raise ValueError(
-                f"this model can be shown only the {world.past} frames before: its one memory is a window of that size"
+                f"this model is shown only the {world.reach.past} frames before: its one memory is a window of that size"
             )
-        return Chosen(name, Window(max(world.past, 1)), max(world.past, 1))
-    size = world.window if window is None else window
-    if not 1 <= size <= world.window:
-        raise ValueError(f"a window of {size} frames: this model is shown 1 to {world.window}")
+        return Chosen(name, Window(max(world.reach.past, 1)), max(world.reach.past, 1))
+    size = world.reach.window if window is None else window
+    if not 1 <= size <= world.reach.window:
+        raise ValueError(f"a window of {size} frames: this model is shown 1 to {world.reach.window}")
     if name in BRICKS:
         return _learned(name, world, size)
     if name in ("canvas", "retrieve-camera") and not cameras:
@@ -82,7 +82,7 @@ def memory_of(name: str, world: World, cameras: bool, window: int | None = None,
             f"the memory {name} needs to know where each frame was seen from: give actions that say how the camera "
             "moves, or choose retrieve-likeness"
         )
-    return Chosen(name, _plain(name, size, cameras, world.stride if stride is None else stride), size)
+    return Chosen(name, _plain(name, size, cameras, world.reach.stride if stride is None else stride), size)
 
 
 def _plain(name: str, size: int, cameras: bool, stride: int) -> Memory[Any]:
@@ -106,8 +106,10 @@ def _plain(name: str, size: int, cameras: bool, stride: int) -> Memory[Any]:
 
 
 def _learned(name: str, world: World, size: int) -> Chosen:
-    if name not in world.memories:
-        raise ValueError(f"this model holds no memory called {name}; it holds {', '.join(world.memories) or 'none'}")
+    if name not in world.reach.memories:
+        raise ValueError(
+            f"this model holds no memory called {name}; it holds {', '.join(world.reach.memories) or 'none'}"
+        )
     net = world.net
     assert isinstance(net, Forcing)
     tokens = evicting(net, name, 1).cost.tokens

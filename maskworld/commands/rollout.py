@@ -53,10 +53,10 @@ def rollout_command(
         at_least_one("frames of the past", past)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     world = load(checkpoint, device).sampled(drawing.steps, drawing.solver, fast_precision(device))
-    stride = world.stride if remembering.stride is None else remembering.stride
+    stride = world.reach.stride if remembering.stride is None else remembering.stride
     acts = None if actions is None else actions_of(actions, world)
     # The probes' actions say how the camera moves; others may mean anything.
-    tells = acts is not None and world.actions == len(ACTIONS)
+    tells = acts is not None and world.reach.actions == len(ACTIONS)
     chosen = memory_of(remembering.memory or "window", world, tells, remembering.window, stride)
     ask = prompt_of(world, video, LONGEST if past is None else past)
     cameras = reckoned(acts, world.size) if acts is not None and tells else None
@@ -98,7 +98,7 @@ def rollout_command(
 
 def actions_of(path: Path, world: World) -> Float[Tensor, "1 t a"]:
     """Rows of numbers from a .npy or .csv file. Raises ValueError for anything else, and where the model takes none."""
-    if not world.actions:
+    if not world.reach.actions:
         raise ValueError(f"{path}: this model takes no actions")
     if path.suffix.lower() not in (".npy", ".csv"):
         raise ValueError(f"actions are read from .npy or .csv, not from {path}")
@@ -114,8 +114,8 @@ def actions_of(path: Path, world: World) -> Float[Tensor, "1 t a"]:
         raise ValueError(f"{path} does not hold rows of numbers: {error}") from None
     if rows.dtype.kind not in "biuf":
         raise ValueError(f"{path} does not hold rows of numbers")
-    if rows.ndim != 2 or rows.shape[1] != world.actions:
-        raise ValueError(f"{path} holds numbers of shape {rows.shape}; actions are (frames, {world.actions})")
+    if rows.ndim != 2 or rows.shape[1] != world.reach.actions:
+        raise ValueError(f"{path} holds numbers of shape {rows.shape}; actions are (frames, {world.reach.actions})")
     if not (np.abs(rows.astype(np.float64)) <= np.finfo(np.float32).max).all():
         raise ValueError(f"{path} holds NaN or infinity")
     return torch.from_numpy(rows.astype(np.float32))[None]
@@ -157,7 +157,7 @@ def _roll(
                 stride,
                 rng,
                 on_frame=lambda done, _: _move(bar, done),
-                window=world.window,
+                window=world.reach.window,
             )
             interrupted = False
         except KeyboardInterrupt:

@@ -68,14 +68,14 @@ def probed(
             f"{model} makes {have} frames of {world.size} x {world.size}; "
             f"the {setting.tier} tier of the probes is RGB of {side} x {side}"
         )
-    if world.actions not in (0, len(ACTIONS)):
+    if world.reach.actions not in (0, len(ACTIONS)):
         raise ValueError(
-            f"{model} takes actions of {world.actions} channels; those of the probes have {len(ACTIONS)}: "
+            f"{model} takes actions of {world.reach.actions} channels; those of the probes have {len(ACTIONS)}: "
             f"{', '.join(ACTIONS)}"
         )
-    stride = world.stride if remembering.stride is None else remembering.stride
+    stride = world.reach.stride if remembering.stride is None else remembering.stride
     chosen = memory_of(remembering.memory or "window", world, True, remembering.window, stride)
-    if world.window is None:  # it has no choice of memories
+    if world.reach.window is None:  # it has no choice of memories
         return Probed(of_world(world, model, stride=stride), None, None)
     return Probed(of_world(world, f"{model} ({chosen.name})", chosen=chosen, stride=stride), chosen, stride)
 
@@ -114,19 +114,19 @@ def of_world(
     """
     watch = world.surprise_with_rng
     chosen = memory_of("window", world, True) if chosen is None else chosen
-    memory, stride = chosen.memory, world.stride if stride is None else stride
-    if stride < 1 or (world.window is not None and stride > world.window):
+    memory, stride = chosen.memory, world.reach.stride if stride is None else stride
+    if stride < 1 or (world.reach.window is not None and stride > world.reach.window):
         raise ValueError(f"a stride of {stride} frames: 1 or more, and no more than the window of the model")
 
     def told(asked: Asked, film: Clip) -> Clip:
         """With the actions and cameras of its frames, the first of the question's."""
-        if world.window is None:
+        if world.reach.window is None:
             return film
         t, actions = film.frames.shape[2], torch.zeros(1, film.frames.shape[2], len(ACTIONS))
         if asked.question.actions is not None:
             actions = torch.from_numpy(asked.question.actions[:t]).float()[None]
         cameras = reckoned(actions, world.size)
-        return dataclasses.replace(film, actions=actions if world.actions else None, cameras=cameras)
+        return dataclasses.replace(film, actions=actions if world.reach.actions else None, cameras=cameras)
 
     def prompt_and_ahead(asked: Asked) -> tuple[Clip, Clip]:
         prompt = of_uint8(torch.from_numpy(asked.question.prompt(asked.setting.tier)))
@@ -166,7 +166,7 @@ def of_world(
             found |= dict(zip(group, each, strict=True))
         return [found[place] for place in range(len(asked))]
 
-    return Subject(name, answer, surprise if watch is not None else None, actions=bool(world.actions))
+    return Subject(name, answer, surprise if watch is not None else None, actions=bool(world.reach.actions))
 
 
 def _generator(asked: Asked, *more: int) -> torch.Generator:

@@ -27,10 +27,12 @@ def recipes() -> dict[str, Callable[..., Recipe]]:
     from maskworld.recipes.mcvd_digits import mcvd_digits
     from maskworld.recipes.mcvd_discs import mcvd_discs
     from maskworld.recipes.mcvd_video import mcvd_video
+    from maskworld.recipes.tokenizer import tokenizer
+    from maskworld.recipes.voc_episodes import voc_episodes
 
     return {
         function.__name__.replace("_", "-"): function
-        for function in (forcing_discs, forcing_plans, mcvd_digits, mcvd_discs, mcvd_video)
+        for function in (forcing_discs, forcing_plans, mcvd_digits, mcvd_discs, mcvd_video, tokenizer, voc_episodes)
     }
 
 
@@ -90,17 +92,20 @@ def begin_with(recipe: Recipe, start: str) -> None:
     Raises ValueError where the weights are not of such a network.
     """
     from maskworld import checkpoint
-    from maskworld.world import begin_memories
+    from maskworld.world import TRAINING_ONLY, begin_memories, begin_target
 
     path = checkpoint.find(start)
     tensors, about = checkpoint.read(path)
     checkpoint.finite(tensors, path)
-    wanted = {name: value.shape for name, value in recipe.net.state_dict().items()}
+    tensors = {name: value for name, value in tensors.items() if not name.startswith(TRAINING_ONLY)}
+    state = recipe.net.state_dict()
+    wanted = {name: value.shape for name, value in state.items() if not name.startswith(TRAINING_ONLY)}
     there = {name: shape for name, shape in wanted.items() if name in tensors or not name.startswith("memories.")}
     if about.get("family") != recipe.about["family"] or {k: v.shape for k, v in tensors.items()} != there:
         raise ValueError(f"--start {start}: its weights do not fit this recipe's network; {path} says {about}")
     recipe.net.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=False)
     begin_memories(recipe.net, {name.split(".")[1] for name in wanted.keys() - there.keys()})
+    begin_target(recipe.net)
 
 
 def train_command(name: str, argv: list[str]) -> int:

@@ -107,7 +107,7 @@ class Rotary(nn.Module):
         return (place.float()[..., self.axis] * self.rate)[:, None]  # type: ignore[index]
 
     @staticmethod
-    def turn(x: Float[Tensor, "b g n e"], angles: Float[Tensor, "b 1 n p"]) -> Float[Tensor, "b g n e"]:
+    def turn(x: Float[Tensor, "b g n e"], angles: Float[Tensor, "#b 1 n p"]) -> Float[Tensor, "b g n e"]:
         """Turn each pair of channels (i, i + e / 2) by its angle."""
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         one, other = x.chunk(2, dim=-1)

@@ -1,0 +1,342 @@
+"""A transformer that reads one state and writes another: tokens of the first look at each other (a prefix), tokens of
+the second at the first and at those before them.
+
+    read = net.read(state)                         once for each state
+    logits = net(read, told, other)                of every token of the other, given those before it
+    tokens, logits = net.draw(state, told, uniform) many others for each state, one token at a time
+
+What is told of a draw (an action, a discount) enters with the tokens that are written, never with those that are read:
+what was read of a state serves every action, every discount and every draw.
+
+Two kinds of layer: `Layer` is what is usual today (RMSNorm, SwiGLU, rotary positions), `GPT2Layer` is GPT-2's.
+
+Sections: words - layers - the transformer - drawing.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from maskworld.nets.transformer import Rotary
+
+# -- words ----------------------------------------------------------------------------------------
+
+
+class Read(NamedTuple):
+    """Keys and values that a state left in every layer, and what came out of the last one."""
+
+    keys: Float[Tensor, "l b g n e"]
+    values: Float[Tensor, "l b g n e"]
+    last: Float[Tensor, "b n d"]
+
+
+# -- layers ---------------------------------------------------------------------------------------
+
+
+class Layer(nn.Module):
+    """Attention and a gated perceptron (SwiGLU; Shazeer 2020), normalised by RMSNorm, no biases; queries and keys are
+    normalised, too, and turned by their places."""
+
+    def __init__(self, dim: int, num_heads: int, depth: int, dropout: float):
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        hidden = -(-8 * dim // 3 // 32) * 32
+        self.norm = nn.RMSNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.norm_q, self.norm_k = nn.RMSNorm(dim // num_heads), nn.RMSNorm(dim // num_heads)
+        self.out = nn.Linear(dim, dim, bias=False)
+        self.norm_mlp = nn.RMSNorm(dim)
+        self.widen = nn.Linear(dim, 2 * hidden, bias=False)
+        self.narrow = nn.Linear(hidden, dim, bias=False)
+        for last in (self.out, self.narrow):
+            nn.init.normal_(last.weight, std=(2 * depth * last.in_features) ** -0.5)
+
+    def project(self, x: Float[Tensor, "b n d"], angles: Float[Tensor, "1 1 n p"] | None) -> tuple[Tensor, ...]:
+        """(queries, keys, values) of tokens, in heads."""
+        qkv = self.qkv(_like(self.norm(x), self.qkv))
+        q, k, v = rearrange(qkv, "b n (three g e) -> three b g n e", three=3, g=self.num_heads).unbind(0)
+        assert angles is not None
+        return Rotary.turn(self.norm_q(q.float()), angles), Rotary.turn(self.norm_k(k.float()), angles), v
+
+    def join(self, x: Float[Tensor, "b n d"], found: Float[Tensor, "b g n e"]) -> Float[Tensor, "b n d"]:
+        """Add what attention found, then what the perceptron makes of it. The sum is kept in float32."""
+        found = rearrange(found, "b g n e -> b n (g e)")
+        x = x + F.dropout(self.out(_like(found, self.out)), self.dropout, self.training).to(x.dtype)
+        gate, value = self.widen(_like(self.norm_mlp(x), self.widen)).chunk(2, dim=-1)
+        return x + F.dropout(self.narrow(F.silu(gate) * value), self.dropout, self.training).to(x.dtype)
+
+
+class GPT2Layer(nn.Module):
+    """Attention and a perceptron as in GPT-2 (Radford et al. 2019): layer norm, biases, the tanh form of GELU."""
+
+    def __init__(self, dim: int, num_heads: int, depth: int, dropout: float):
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        self.norm = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.norm_mlp = nn.LayerNorm(dim)
+        self.widen = nn.Linear(dim, 4 * dim)
+        self.narrow = nn.Linear(4 * dim, dim)
+        for linear in (self.qkv, self.out, self.widen, self.narrow):
+            nn.init.normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+        for last in (self.out, self.narrow):
+            nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * depth))
+
+    def project(self, x: Float[Tensor, "b n d"], angles: Float[Tensor, "1 1 n p"] | None) -> tuple[Tensor, ...]:
+        """(queries, keys, values) of tokens, in heads."""
+        qkv = self.qkv(_like(self.norm(x), self.qkv))
+        q, k, v = rearrange(qkv, "b n (three g e) -> three b g n e", three=3, g=self.num_heads).unbind(0)
+        return q, k, v
+
+    def join(self, x: Float[Tensor, "b n d"], found: Float[Tensor, "b g n e"]) -> Float[Tensor, "b n d"]:
+        """Add what attention found, then what the perceptron makes of it. The sum is kept in float32."""
+        found = rearrange(found, "b g n e -> b n (g e)")
+        x = x + F.dropout(self.out(_like(found, self.out)), self.dropout, self.training).to(x.dtype)
+        h = self.narrow(F.gelu(self.widen(_like(self.norm_mlp(x), self.widen)), approximate="tanh"))
+        return x + F.dropout(h, self.dropout, self.training).to(x.dtype)
+
+
+def _like(x: Tensor, linear: nn.Linear) -> Tensor:
+    return x.to(linear.weight.dtype)
+
+
+# -- the transformer ------------------------------------------------------------------------------
+
+
+class PrefixLM(nn.Module):
+    """Reads a state of tokens that lie in `stack` frames of a grid, and writes another one.
+
+    vocab     tokens there are
+    ends      whether one more may be written, which no state holds: the end of all things, number `vocab`
+    gpt2      GPT-2's layers, positions and tied embeddings; the state is read causally, too, and its last token is
+              what the first written one follows. Nothing can be told then.
+    dropout   of features, and of attention
+    Raises ValueError for heads that do not divide the width, or into channels that cannot be turned on three axes.
+    """
+
+    def __init__(
+        self,
+        vocab: int,
+        grid: tuple[int, int],
+        stack: int,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        *,
+        ends: bool = True,
+        gpt2: bool = False,
+        dropout: tuple[float, float] = (0.0, 0.0),
+        positions: int = 1024,
+    ):
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"{num_heads} heads do not divide a width of {dim}")
+        rows, columns = grid
+        self.num_tokens = stack * rows * columns
+        self.vocab, self.num_out, self.gpt2 = vocab, vocab + ends, gpt2
+        self.dropout_features, self.dropout_attention = dropout
+        kind = GPT2Layer if gpt2 else Layer
+        self.layers = nn.ModuleList([kind(dim, num_heads, depth, self.dropout_features) for _ in range(depth)])
+        if gpt2:
+            if positions < 2 * self.num_tokens:
+                raise ValueError(f"{positions} positions for a state of {self.num_tokens} tokens, read and written")
+            self.embed = nn.Embedding(self.num_out, dim)
+            self.position = nn.Embedding(positions, dim)
+            self.norm = nn.LayerNorm(dim)
+            for embedding in (self.embed, self.position):
+                nn.init.normal_(embedding.weight, std=0.02)
+            return
+        self.embed = nn.Embedding(vocab + 2, dim)  # the end, and what stands before the first written token
+        self.position = nn.Embedding(2 * self.num_tokens, dim)
+        for embedding in (self.embed, self.position):
+            nn.init.normal_(embedding.weight, std=0.5)
+        self.norm = nn.RMSNorm(dim)
+        self.head = nn.Linear(dim, self.num_out, bias=False)
+        nn.init.normal_(self.head.weight, std=0.02)
+        self.rotary = Rotary(dim // num_heads, (2.0 * stack, float(max(rows, 2)), float(max(columns, 2))))
+        place = torch.cartesian_prod(torch.arange(2 * stack), torch.arange(rows), torch.arange(columns)).float()
+        self.register_buffer("angles", self.rotary.angles(place[None]), persistent=False)
+
+    # Both are read and written with one list of positions: first the state, then the other.
+
+    def read(self, state: Int[Tensor, "b n"]) -> Read:
+        """What every layer keeps of a state."""
+        if self.gpt2:
+            state = state[:, :-1]
+        n = state.shape[1]
+        assert n == self.num_tokens - self.gpt2, f"{n} tokens in a state of {self.num_tokens}"
+        x = self.embed(state) + self.position.weight[:n]
+        x = F.dropout(x, self.dropout_features, self.training and self.gpt2).float()
+        causal = torch.ones(n, n, dtype=torch.bool, device=x.device).tril() if self.gpt2 else None
+        keys, values, angles = [], [], self._angles(0, n)
+        for layer in self.layers:
+            q, k, v = layer.project(x, angles)  # type: ignore[operator]
+            keys.append(k)
+            values.append(v)
+            x = layer.join(x, self._attend(q, k, v, causal))  # type: ignore[operator]
+        return Read(torch.stack(keys), torch.stack(values), x)
+
+    def forward(
+        self,
+        read: Read,
+        state: Int[Tensor, "b n"],
+        told: Float[Tensor, "b d"] | None,
+        other: Int[Tensor, "b m"],
+    ) -> Float[Tensor, "b m v"]:
+        """Logits of every token of another state, given those before it."""
+        before = torch.cat([self._begin(state), other[:, :-1]], dim=1)
+        m = before.shape[1]
+        first = self.num_tokens - self.gpt2
+        x = self.embed(before) + self.position.weight[first : first + m]
+        if told is not None:
+            x = x + told[:, None]
+        x = F.dropout(x, self.dropout_features, self.training and self.gpt2).float()
+        own = torch.ones(m, m, dtype=torch.bool, device=x.device).tril()
+        mask = torch.cat([own.new_ones(m, read.keys.shape[3]), own], dim=1)
+        angles = self._angles(first, m)
+        for i, layer in enumerate(self.layers):
+            q, k, v = layer.project(x, angles)  # type: ignore[operator]
+            k, v = torch.cat([read.keys[i].to(k.dtype), k], dim=2), torch.cat([read.values[i].to(v.dtype), v], dim=2)
+            x = layer.join(x, self._attend(q, k, v, mask))  # type: ignore[operator]
+        return self.logits(x)
+
+    def logits(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b v"]:
+        """In float32 whatever the layers compute in: a rounded logit is a sharpened or blurred distribution."""
+        with torch.autocast(x.device.type, enabled=False):
+            weight = self.embed.weight if self.gpt2 else self.head.weight
+            return F.linear(self.norm(x.float()), weight.float())
+
+    def _begin(self, state: Int[Tensor, "b n"]) -> Int[Tensor, "b 1"]:
+        return state[:, -1:] if self.gpt2 else torch.full_like(state[:, :1], self.vocab + 1)
+
+    def _angles(self, first: int, n: int) -> Float[Tensor, "1 1 n p"] | None:
+        return None if self.gpt2 else self.angles[:, :, first : first + n]  # type: ignore[index]
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Few tokens: plain products are faster on a CPU than the fused kernel, and a GPU does not care."""
+        score = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        if mask is not None:
+            score = score.masked_fill(~mask, float("-inf"))
+        weight = F.dropout(score.softmax(-1), self.dropout_attention, self.training)
+        return weight.to(v.dtype) @ v
+
+    # -- drawing ----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def draw(
+        self,
+        state: Int[Tensor, "b n"],
+        told: Float[Tensor, "b k d"] | None,
+        uniform: Float[Tensor, "b k m"],
+        *,
+        precision: torch.dtype = torch.float32,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        ends: bool = True,
+        keep_logits: bool = False,
+    ) -> tuple[Int[Tensor, "b k m"], Float[Tensor, "b k m v"] | None]:
+        """k other states for each, token by token, and the logits that each token was drawn from.
+
+        A state is read once, and its keys and values are shared by all that is written after it; those of the written
+        tokens stand in arrays of fixed size. `told` is told of each draw; `uniform` are numbers from 0 to 1 (excluded),
+        one for each token: where they fall among the cumulated probabilities is what is drawn. Without `ends` the end
+        is never written: what is drawn is what there is if there is no end.
+        Temperatures and `top_k` other than 1 and None change what is drawn: they are there to show that.
+        """
+        net = self if precision == torch.float32 else self._in(precision)
+        with torch.autocast(state.device.type, enabled=False):
+            return net._draw(state, told, uniform, temperature, top_k, ends, keep_logits)
+
+    def _in(self, precision: torch.dtype) -> PrefixLM:
+        """A copy whose layers multiply in this precision."""
+        net = copy.deepcopy(self)
+        for module in net.layers.modules():
+            if isinstance(module, nn.Linear):
+                module.to(precision)
+        return net
+
+    def _draw(
+        self,
+        state: Int[Tensor, "b n"],
+        told: Float[Tensor, "b k d"] | None,
+        uniform: Float[Tensor, "b k m"],
+        temperature: float,
+        top_k: int | None,
+        ends: bool,
+        keep_logits: bool,
+    ) -> tuple[Int[Tensor, "b k m"], Float[Tensor, "b k m v"] | None]:
+        read, (b, num, m), device = self.read(state), uniform.shape, state.device
+        assert m == self.num_tokens, f"{m} numbers for {self.num_tokens} tokens"
+        _, _, g, _, e = read.keys.shape
+        rows, chances = b * num, uniform.flatten(0, 1)
+        keys = torch.zeros(len(self.layers), rows, g, m, e, dtype=read.keys.dtype, device=device)
+        values = torch.zeros(len(self.layers), rows, g, m, e, dtype=read.values.dtype, device=device)
+        written = torch.zeros(rows, m, dtype=torch.long, device=device)
+        num_out = self.num_out if ends else self.vocab
+        found = torch.zeros(rows, m, num_out, device=device) if keep_logits else None
+        before = self._begin(state).repeat_interleave(num, 0)[:, 0]
+        first = self.num_tokens - self.gpt2
+        extra = None if told is None else told.flatten(0, 1)
+        dropout = self.dropout_features if self.training and self.gpt2 else 0.0
+        for i in range(m):
+            x = self.embed(before) + self.position.weight[first + i]
+            if extra is not None:
+                x = x + extra
+            x = F.dropout(x, dropout).float()[:, None]
+            angles = self._angles(first + i, 1)
+            for n, layer in enumerate(self.layers):
+                q, k, v = layer.project(x, angles)  # type: ignore[operator]
+                keys[n, :, :, i : i + 1], values[n, :, :, i : i + 1] = k, v
+                seen = self._look(
+                    q, read.keys[n], read.values[n], keys[n, :, :, : i + 1], values[n, :, :, : i + 1], b, num
+                )
+                x = layer.join(x, seen)  # type: ignore[operator]
+            logits = self.logits(x[:, 0])
+            if not ends:
+                logits = logits[:, : self.vocab]
+            before = _pick(logits, chances[:, i], temperature, top_k)
+            written[:, i] = before
+            if found is not None:
+                found[:, i] = logits
+        tokens = rearrange(written, "(b k) m -> b k m", b=b)
+        return tokens, None if found is None else rearrange(found, "(b k) m v -> b k m v", b=b)
+
+    def _look(
+        self, q: Tensor, read_keys: Tensor, read_values: Tensor, keys: Tensor, values: Tensor, b: int, num: int
+    ) -> Tensor:
+        """One new token of every row looks at the state, which the rows of an example share, and at its own row."""
+        q = q * q.shape[-1] ** -0.5
+        shared = rearrange(q, "(b k) g 1 e -> b g k e", b=b)
+        score = torch.cat(
+            [
+                rearrange(shared @ read_keys.transpose(-1, -2), "b g k n -> (b k) g 1 n"),
+                q @ keys.transpose(-1, -2),
+            ],
+            dim=-1,
+        )
+        weight = F.dropout(score.softmax(-1), self.dropout_attention, self.training).to(values.dtype)
+        n = read_keys.shape[2]
+        of_state = rearrange(weight[..., :n], "(b k) g 1 n -> b g k n", b=b) @ read_values
+        return rearrange(of_state, "b g k e -> (b k) g 1 e") + weight[..., n:] @ values
+
+
+def _pick(
+    logits: Float[Tensor, "r v"], uniform: Float[Tensor, " r"], temperature: float, top_k: int | None
+) -> Int[Tensor, " r"]:
+    """The token at which the cumulated probability passes a uniform number: an exact draw."""
+    if top_k is not None and top_k < logits.shape[-1]:
+        least = logits.topk(top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, float("-inf"))
+    total = (logits / temperature).softmax(-1).cumsum(-1)
+    place = torch.searchsorted(total, (uniform * total[:, -1])[:, None], right=True)[:, 0]
+    return place.clamp(max=logits.shape[-1] - 1)
