@@ -59,6 +59,10 @@ def _run(argv: list[str]) -> int:
         )
     if argv[:1] == ["data"]:
         return tyro.extras.subcommand_cli_from_dict(DATA_COMMANDS, prog="maskworld data", args=argv[1:], config=config)
+    if argv[:1] == ["value"]:
+        return tyro.extras.subcommand_cli_from_dict(
+            VALUE_COMMANDS, prog="maskworld value", args=argv[1:], config=config
+        )
     return tyro.extras.subcommand_cli_from_dict(
         COMMANDS, prog="maskworld", description=DESCRIPTION, args=argv, config=config
     )
@@ -266,39 +270,52 @@ def train(recipe: Positional[str]) -> int:
 
 
 def data_make(
-    world: Positional[Literal["digits", "discs"]],
+    world: Annotated[
+        Positional[str],
+        arg(metavar="WORLD", help="digits, discs; chain, clock; control-cheetah, control-walker, ...; gym:ID."),
+    ],
     out: Positional[Path],
-    clips: int = 1,
-    frames: int = 20,
-    size: int = 64,
+    clips: int | None = None,
+    frames: int | None = None,
+    split: Literal["train", "valid", "test"] | None = None,
+    fps: float | None = None,
+    episodes: int | None = None,
+    steps: int | None = None,
+    policy: Literal["random", "scripted", "mixed", "all"] | None = None,
+    look: Literal["fast", "suite"] | None = None,
+    size: int | None = None,
     seed: int = 0,
-    split: Literal["train", "valid", "test"] = "test",
-    fps: float = 8.0,
     force: bool = False,
 ) -> int:
-    """Make clips of a toy world: one video, a folder of videos, or one .npz of all.
+    """Make clips of a toy world (digits, discs), or episodes with rewards (the others).
+
+    Clips become one video, a folder of videos, or one .npz of all. Episodes become a folder; where it was interrupted,
+    or has fewer than are asked for, the same command goes on.
 
     Args:
-        world: which one.
-        out: a file (.mkv and .npz are lossless, .mp4 and .gif are not), or a folder of .mkv where there are several.
-        clips: how many.
-        frames: frames of each.
-        size: pixels of a side.
+        out: a file (.mkv and .npz are lossless, .mp4 and .gif are not), or a folder.
+        clips: of digits and discs: how many; 1 otherwise.
+        frames: of digits and discs: frames of each; 20 otherwise.
+        split: of digits and discs: train, valid and test (otherwise) never share a digit's glyph.
+        fps: of digits and discs: frames a second of what is written; 8 otherwise.
+        episodes: how many; 20 otherwise.
+        steps: decisions in an episode, which has one frame more; 250 otherwise.
+        policy: who acts in control tasks; all (otherwise) lets the three take turns. Of gym:ID only random.
+        look: of control tasks: fast (otherwise), or suite: with shadows, reflections and antialiasing.
+        size: pixels of a side; 64 otherwise. Chain and clock have their own.
         seed: of the world.
-        split: train, valid and test never share a digit's glyph.
-        fps: frames a second of what is written.
         force: replace OUT where it exists.
     """
     from maskworld.commands.data import make_command
 
-    return make_command(world, out, clips, frames, size, seed, split, fps, force)
+    return make_command(world, out, clips, frames, split, fps, episodes, steps, policy, look, size, seed, force)
 
 
 def data_inspect(path: Positional[Path], json: bool = False) -> int:
-    """What is in a video or a folder of videos, and which of them are broken (then the exit code is 3).
+    """What is in a video or a folder of videos, and which of them are broken (then the exit code is 3); or in episodes.
 
     Args:
-        path: a video, an array of uint8, a folder of images, or a folder of these.
+        path: a video, an array of uint8, a folder of images, or a folder of these; a folder of episodes; V-D4RL hdf5.
         json: end with one line of JSON.
     """
     from maskworld.commands.data import inspect_command
@@ -498,6 +515,212 @@ PROBE_COMMANDS: dict[str, Callable[..., int]] = {
 }
 
 
+# -- values -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What is fitted to episodes; a fit that is resumed keeps to what it was begun with.
+
+    Args:
+        tokenizer: vqvae, fsq, mae, dino or dynamics, which is trained first; or a checkpoint of one that is trained.
+        grid: codes along a side of a frame; only where a tokenizer is trained.
+        vocab: codes in its codebook.
+        weights: of DINOv2, a folder or a name on the hub; dino alone.
+        gammas: discounts to learn; 0 alone makes a model that goes one frame ahead.
+        td_steps: real steps before the model goes on by itself; 0: it never does (Monte Carlo).
+        acts: tell the model the first action, so that it tells values of actions.
+        policies: tell the model which of the data's policies goes on.
+        stack: frames of a state.
+        dim: channels of the transformer.
+        depth: its layers.
+        heads: of attention.
+        batch: states a step.
+        lr: learning rate after the warm-up.
+        seed: of the weights, the data and the draws.
+    """
+
+    tokenizer: str = "vqvae"
+    grid: int = 4
+    vocab: int = 512
+    weights: str | None = None
+    gammas: tuple[float, ...] = (0.8, 0.9, 0.95)
+    td_steps: int = 4
+    acts: bool = False
+    policies: bool = False
+    stack: int = 2
+    dim: int = 192
+    depth: int = 4
+    heads: int = 4
+    batch: int = 64
+    lr: float = 1e-3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """How many futures are drawn.
+
+    Args:
+        samples: draws of each state and discount.
+        seed: the same seed draws the same futures.
+        json: end with one line of JSON.
+        force: replace what is in DIR.
+    """
+
+    samples: int = 100
+    seed: int = 0
+    json: bool = False
+    force: bool = False
+
+
+EpisodesAt = Annotated[
+    Positional[Path], arg(metavar="DATA", help="Episodes: a folder of ours, or V-D4RL's .hdf5 files.")
+]
+
+
+def value_fit(
+    data: EpisodesAt,
+    out: Annotated[Path, arg(aliases=["-o"], metavar="RUN")],
+    minutes: float = 30.0,
+    steps: int | None = None,
+    fitting: Shared[Fitting] = Fitting(),
+    resume: bool = False,
+    workers: int = 1,
+    threads: int | None = None,
+    json: bool = False,
+) -> int:
+    """Fit a video occupancy model to episodes: first a tokenizer, then the model.
+
+    Args:
+        out: folder of the run; the tokenizer's is in it.
+        minutes: wall time in all, earlier calls counted in; a quarter, and 10 at most, for the tokenizer.
+        steps: of the model, at most.
+        resume: go on with the fit in RUN, wherever it was interrupted.
+        workers: processes that make data; 0 makes it between the steps.
+        threads: cores of the training itself; all otherwise.
+        json: end with one line of JSON.
+    """
+    from maskworld.commands.value import fit_command
+
+    return fit_command(data, out, fitting, minutes, steps, resume, workers, threads, json)
+
+
+def value_estimate(
+    checkpoint: Checkpoint,
+    video: Annotated[
+        Positional[Path], arg(metavar="VIDEO", help="A video, or episodes, whose true returns then stand beside.")
+    ],
+    out: Annotated[Path | None, arg(aliases=["-o"], metavar="DIR", help="Folder for report.html.")] = None,
+    gamma: tuple[float, ...] = (),
+    every: int | None = None,
+    policy: str | None = None,
+    episode: int | None = None,
+    drawing: Shared[Drawn] = Drawn(),
+) -> int:
+    """What the future of a video is worth, discounted, without a roll-out.
+
+    Args:
+        gamma: discounts, such as .8 .9; all that the model has learnt otherwise.
+        every: frames between two moments; a few moments otherwise, more of them for a page.
+        policy: who goes on, for models that are told; an episode's own otherwise.
+        episode: which one; the first that the model did not learn from otherwise.
+    """
+    from maskworld.commands.value import estimate_command
+
+    return estimate_command(checkpoint, video, gamma, every, policy, episode, out, drawing)
+
+
+def value_evaluate(
+    checkpoint: Checkpoint,
+    data: EpisodesAt,
+    mc: str | None = None,
+    onestep: str | None = None,
+    gamma: tuple[float, ...] = (),
+    states: int = 200,
+    unroll: int | None = None,
+    drawing: Shared[Drawn] = Drawn(samples=64),
+) -> int:
+    """Values against the true returns of held-out episodes: bias, RMSE, correlation, beside what a value must beat.
+
+    Args:
+        mc: a checkpoint that was learnt by Monte Carlo, for a row of its own.
+        onestep: a checkpoint that has learnt the discount 0, to be unrolled for a row of its own.
+        gamma: discounts, such as .8 .9; all that the model has learnt otherwise.
+        states: at each discount, evenly spread over the held-out episodes.
+        unroll: steps of the one-step model; until 5 % of the return are left otherwise.
+    """
+    from maskworld.commands.value import evaluate_command
+
+    return evaluate_command(checkpoint, data, mc, onestep, gamma, states, unroll, drawing)
+
+
+def value_fit_actor(
+    checkpoint: Checkpoint,
+    data: EpisodesAt,
+    minutes: float | None = None,
+    steps: int = 2000,
+    states: int = 4000,
+    seed: int = 0,
+    json: bool = False,
+) -> int:
+    """Fit to a model that is told actions what acts by it: a policy that proposes them, and a critic. Both lie beside.
+
+    Args:
+        minutes: at most.
+        steps: of each of the two networks.
+        states: whose futures are drawn for the critic, at most.
+        seed: of the weights, the states and the draws.
+        json: end with one line of JSON.
+    """
+    from maskworld.commands.control import fit_command
+    from maskworld.control import Fitting as Actor
+
+    return fit_command(checkpoint, data, minutes, Actor(steps=steps, states=states, seed=seed), json)
+
+
+def value_act(
+    checkpoint: Checkpoint,
+    task: Annotated[Positional[str], arg(metavar="TASK", help="Such as control-cheetah.")],
+    how: Literal["behaviour", "improve", "critic", "mpc"] = "improve",
+    episodes: int = 20,
+    decisions: int | None = None,
+    gamma: float | None = None,
+    proposals: int | None = None,
+    draws: int = 8,
+    horizon: int = 3,
+    seed: int = 0,
+    json: bool = False,
+) -> int:
+    """Act in the real environment by a model's values; returns beside those of random and scripted policies.
+
+    Args:
+        how: behaviour (as the data do), improve (the best of several actions by draws), critic (by a network that
+            was distilled from draws), mpc (plans of a few steps, then the value).
+        episodes: how many.
+        decisions: of each; as many as the data's have otherwise.
+        gamma: discount; the longest that was learnt otherwise.
+        proposals: actions to choose among; as each way does otherwise.
+        draws: futures of each action.
+        horizon: steps of a plan; mpc alone.
+        seed: of the episodes and the draws.
+        json: end with one line of JSON.
+    """
+    from maskworld.commands.control import control_command
+
+    return control_command(
+        checkpoint, task, how, episodes, decisions, gamma, proposals, draws, horizon, seed, json
+    )
+
+
+VALUE_COMMANDS: dict[str, Callable[..., int]] = {
+    "fit": value_fit,
+    "estimate": value_estimate,
+    "evaluate": value_evaluate,
+    "fit-actor": value_fit_actor,
+    "act": value_act,
+}
+
 # -- the rest ---------------------------------------------------------------------------------------
 
 
@@ -546,8 +769,13 @@ def demo(
 
 
 def data() -> int:
-    """Make clips of a toy world (`data make`), or look into videos (`data inspect`)."""
+    """Make clips or episodes of a world (`data make`), or look into videos and episodes (`data inspect`)."""
     return _run(["data", "--help"])
+
+
+def value() -> int:
+    """What a video's future is worth: `value fit`, `estimate`, `evaluate`; and acting by it: `fit-actor`, `act`."""
+    return _run(["value", "--help"])
 
 
 DATA_COMMANDS: dict[str, Callable[..., int]] = {"make": data_make, "inspect": data_inspect}
@@ -562,6 +790,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "data": data,
     "evaluate": evaluate,
     "probe": probe,
+    "value": value,
     "tokens": tokens,
     "doctor": doctor,
     "demo": demo,

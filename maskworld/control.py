@@ -124,9 +124,7 @@ def mean_rewards(
     return reduce(rewards, "(b k n) -> b k", "mean", k=k, n=num)
 
 
-def _does(
-    net: voc.VOC, actions: Float[Tensor, "b k a"], policies: Int[Tensor, " b"] | None
-) -> Float[Tensor, "(b k) w"]:
+def _does(net: voc.VOC, actions: Float[Tensor, "b k a"], policies: Int[Tensor, " b"] | None) -> Float[Tensor, "n w"]:
     """What a draw is told: the action, and which policy goes on or, NaN, that it is not said."""
     b, k, _ = actions.shape
     who = actions.new_full((b, net.config.policies), math.nan)

@@ -245,7 +245,7 @@ def expectile_loss(error: Float[Tensor, "*n"], expectile: float) -> Float[Tensor
     """
     if not 0 < expectile < 1:
         raise ValueError(f"an expectile is between 0 and 1, not {expectile}")
-    return torch.where(error < 0, 1 - expectile, expectile) * error**2
+    return (expectile - (error < 0).to(error)).abs() * error**2
 
 
 # -- futures --------------------------------------------------------------------------------------

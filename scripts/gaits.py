@@ -21,7 +21,13 @@ from maskworld.data import control
 from maskworld.noise import Rng
 from maskworld.plan import cem
 
-BOUNDS = {"offset": (-1.0, 1.0), "swing": (0.0, 1.5), "phase": (-math.pi, math.pi), "lean": (-2.0, 2.0), "damp": (-1, 1)}
+BOUNDS = {
+    "offset": (-1.0, 1.0),
+    "swing": (0.0, 1.5),
+    "phase": (-math.pi, math.pi),
+    "lean": (-2.0, 2.0),
+    "damp": (-1, 1),
+}
 FREQUENCY = (0.5, 6.0)
 
 
@@ -40,7 +46,9 @@ def score(env: control.Suite, law: control.Law, steps: int, seeds: range) -> lis
     return found
 
 
-def main(name: str, task: str | None, num: int, iterations: int, elites: int, steps: int, starts: int, seed: int) -> None:
+def main(
+    name: str, task: str | None, num: int, iterations: int, elites: int, steps: int, starts: int, seed: int
+) -> None:
     if task is not None:
         control.TASKS[name] = dataclasses.replace(control.TASKS[name], task=task)
     env = control.load(name)
@@ -63,7 +71,16 @@ def main(name: str, task: str | None, num: int, iterations: int, elites: int, st
 
     finals: list[np.ndarray] = []
     plan = cem(
-        cost, low, high, (1, len(low)), num, iterations, elites, Rng.of(seed), mean=mean[None], std=(high - low)[None] / 3
+        cost,
+        low,
+        high,
+        (1, len(low)),
+        num,
+        iterations,
+        elites,
+        Rng.of(seed),
+        mean=mean[None],
+        std=(high - low)[None] / 3,
     )
     held_out = range(20)
     laws = [gait(numbers) for numbers in (plan.actions[0].numpy(), *finals[-5:])]

@@ -30,6 +30,7 @@ MAY: dict[str, set[str]] = {
     "planners": {"noise", "probes"},
     "control": {"clip", "noise", "verbs", "plan", "nets", "papers", "data"},
     "probes": {"clip", "noise", "masks", "verbs", "rollout", "plan", "data"},
+    "returns": {"clip", "noise", "data", "papers", "probes"},
     "data": {"clip", "noise"},
     "report": {"clip"},
     "checkpoint": set(),

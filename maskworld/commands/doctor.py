@@ -45,6 +45,15 @@ def _imports(name: str) -> str:
     return "ok" if done.returncode == 0 else "broken: " + done.stderr.strip().splitlines()[-1]
 
 
+def _drawing() -> str:
+    """Which of MuJoCo's renderers works; each draws a picture in a process of its own."""
+    if _version("mujoco") is None:
+        return "absent"
+    from maskworld.data import control
+
+    return ", ".join(f"{name}: {control.try_backend(name)}" for name in control.BACKENDS)
+
+
 def doctor_command(json: bool) -> int:
     import av
     import torch
@@ -65,6 +74,9 @@ def doctor_command(json: bool) -> int:
         "torchvision": _imports("torchvision"),
         "transformers, diffusers [hf]": f"{_version('transformers') or 'absent'}, {_version('diffusers') or 'absent'}",
         "mujoco [control]": _version("mujoco") or "absent",
+        "dm_control, gymnasium [control]": f"{_version('dm-control') or 'absent'}, {_version('gymnasium') or 'absent'}",
+        "h5py [control]": _version("h5py") or "absent",
+        "drawing without a screen": _drawing(),
         "pyarrow [data]": _version("pyarrow") or "absent",
         "gradio [ui]": _version("gradio") or "absent",
         "rerun-sdk [viz]": _version("rerun-sdk") or "absent",
@@ -74,10 +86,12 @@ def doctor_command(json: bool) -> int:
         print(json_.dumps(found))
         return 0
     for name, value in found.items():
-        print(f"{name:30} {value}")
+        print(f"{name:32} {value}")
     absent = [extra for name, extra in _EXTRAS.items() if _version(name) is None]
     if absent:
         print(f"\nWhat is absent is optional: pip install 'maskworld[{','.join(dict.fromkeys(absent))}]'")
+    if "ok" not in found["drawing without a screen"] and _version("mujoco") is not None:
+        print("\nControl tasks need EGL (apt-get install libegl1 libopengl0 libgl1-mesa-dri) or OSMesa (libosmesa6).")
     if found["torchvision"].startswith("broken"):
         print("\nA broken torchvision takes transformers and diffusers down; maskworld itself does not use it.")
     return 0
@@ -87,6 +101,9 @@ _EXTRAS = {
     "transformers": "hf",
     "diffusers": "hf",
     "mujoco": "control",
+    "dm-control": "control",
+    "gymnasium": "control",
+    "h5py": "control",
     "pyarrow": "data",
     "gradio": "ui",
     "rerun-sdk": "viz",

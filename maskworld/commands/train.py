@@ -29,10 +29,21 @@ def recipes() -> dict[str, Callable[..., Recipe]]:
     from maskworld.recipes.mcvd_video import mcvd_video
     from maskworld.recipes.tokenizer import tokenizer
     from maskworld.recipes.voc_episodes import voc_episodes
+    from maskworld.recipes.voc_toys import voc_chain, voc_clock
 
     return {
         function.__name__.replace("_", "-"): function
-        for function in (forcing_discs, forcing_plans, mcvd_digits, mcvd_discs, mcvd_video, tokenizer, voc_episodes)
+        for function in (
+            forcing_discs,
+            forcing_plans,
+            mcvd_digits,
+            mcvd_discs,
+            mcvd_video,
+            tokenizer,
+            voc_chain,
+            voc_clock,
+            voc_episodes,
+        )
     }
 
 

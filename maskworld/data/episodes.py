@@ -172,19 +172,30 @@ def read(path: Path | str) -> Episodes:
     return _read_hdf5(path.stem, [path])
 
 
+def there(path: Path | str) -> bool:
+    """Whether a path is one that `read` reads."""
+    path = Path(path)
+    if path.is_dir():
+        return (path / ABOUT).is_file() or any(p.suffix.lower() in _HDF5 for p in path.iterdir())
+    return path.is_file() and path.suffix.lower() in _HDF5
+
+
 def split(episodes: Episodes, which: Split) -> Episodes:
-    """Whole episodes by their number: of every ten the ninth is for validation, the tenth for the test.
+    """Whole episodes by their number: see `numbers`."""
+    if which not in get_args(Split):
+        raise ValueError(f"split is one of {', '.join(get_args(Split))}, not {which!r}")
+    return episodes._some(numbers(len(episodes))[which])
+
+
+def numbers(n: int) -> dict[Split, list[int]]:
+    """Of n episodes, which belong to what: of every ten the ninth is for validation, the tenth for the test.
 
     Of fewer than ten, the last but one and the last. ValueError for fewer than three.
     """
-    n = len(episodes)
-    if which not in get_args(Split):
-        raise ValueError(f"split is one of {', '.join(get_args(Split))}, not {which!r}")
     if n < 3:
         raise ValueError(f"{n} episodes cannot be split into train, valid and test: 3 or more are needed")
     valid, test = (set(range(8, n, 10)), set(range(9, n, 10))) if n >= 10 else ({n - 2}, {n - 1})
-    chosen = {"valid": valid, "test": test, "train": set(range(n)) - valid - test}[which]
-    return episodes._some(sorted(chosen))
+    return {"train": sorted(set(range(n)) - valid - test), "valid": sorted(valid), "test": sorted(test)}
 
 
 def _together(name: str, fps: float, found: Sequence[tuple[_Place, tuple[int, ...], int]]) -> Episodes:

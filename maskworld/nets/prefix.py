@@ -15,9 +15,8 @@ Sections: words - layers - the transformer - drawing.
 
 from __future__ import annotations
 
-import copy
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -31,11 +30,38 @@ from maskworld.nets.transformer import Rotary
 
 
 class Read(NamedTuple):
-    """Keys and values that a state left in every layer, and what came out of the last one."""
+    """Keys and values that a state left in every layer; and, where it was asked for, what came out of the last one."""
 
-    keys: Float[Tensor, "l b g n e"]
-    values: Float[Tensor, "l b g n e"]
-    last: Float[Tensor, "b n d"]
+    keys: tuple[Float[Tensor, "b g n e"], ...]
+    values: tuple[Float[Tensor, "b g n e"], ...]
+    last: Float[Tensor, "b n d"] | None
+
+
+class Multiply(Protocol):
+    """A linear layer's product, or that of its outputs from `first` on."""
+
+    def __call__(self, linear: nn.Linear, x: Float[Tensor, "*b d"], first: int = 0) -> Float[Tensor, "*b o"]: ...
+
+
+def _plainly(linear: nn.Linear, x: Tensor, first: int = 0) -> Tensor:
+    """With the weights as they are."""
+    return F.linear(x, linear.weight[first:], None if linear.bias is None else linear.bias[first:])
+
+
+class _Cast:
+    """With weights that were cast to a type once, for all products of a draw."""
+
+    def __init__(self, layers: nn.Module, precision: torch.dtype):
+        self.precision = precision
+        self.kept: dict[nn.Module, tuple[Tensor, Tensor | None]] = {
+            module: (module.weight.to(precision), None if module.bias is None else module.bias.to(precision))
+            for module in layers.modules()
+            if isinstance(module, nn.Linear)
+        }
+
+    def __call__(self, linear: nn.Linear, x: Tensor, first: int = 0) -> Tensor:
+        weight, bias = self.kept[linear]
+        return F.linear(x.to(self.precision), weight[first:], None if bias is None else bias[first:])
 
 
 # -- layers ---------------------------------------------------------------------------------------
@@ -59,19 +85,32 @@ class Layer(nn.Module):
         for last in (self.out, self.narrow):
             nn.init.normal_(last.weight, std=(2 * depth * last.in_features) ** -0.5)
 
-    def project(self, x: Float[Tensor, "b n d"], angles: Float[Tensor, "1 1 n p"] | None) -> tuple[Tensor, ...]:
+    def project(
+        self, x: Float[Tensor, "b n d"], angles: Float[Tensor, "1 1 n p"] | None, multiply: Multiply = _plainly
+    ) -> tuple[Tensor, ...]:
         """(queries, keys, values) of tokens, in heads."""
-        qkv = self.qkv(_like(self.norm(x), self.qkv))
+        qkv = multiply(self.qkv, self.norm(x))
         q, k, v = rearrange(qkv, "b n (three g e) -> three b g n e", three=3, g=self.num_heads).unbind(0)
         assert angles is not None
         return Rotary.turn(self.norm_q(q.float()), angles), Rotary.turn(self.norm_k(k.float()), angles), v
 
-    def join(self, x: Float[Tensor, "b n d"], found: Float[Tensor, "b g n e"]) -> Float[Tensor, "b n d"]:
+    def keep(
+        self, x: Float[Tensor, "b n d"], angles: Float[Tensor, "1 1 n p"] | None, multiply: Multiply = _plainly
+    ) -> tuple[Tensor, ...]:
+        """(keys, values) alone."""
+        kv = multiply(self.qkv, self.norm(x), x.shape[-1])
+        k, v = rearrange(kv, "b n (two g e) -> two b g n e", two=2, g=self.num_heads).unbind(0)
+        assert angles is not None
+        return Rotary.turn(self.norm_k(k.float()), angles), v
+
+    def join(
+        self, x: Float[Tensor, "b n d"], found: Float[Tensor, "b g n e"], multiply: Multiply = _plainly
+    ) -> Float[Tensor, "b n d"]:
         """Add what attention found, then what the perceptron makes of it. The sum is kept in float32."""
         found = rearrange(found, "b g n e -> b n (g e)")
-        x = x + F.dropout(self.out(_like(found, self.out)), self.dropout, self.training).to(x.dtype)
-        gate, value = self.widen(_like(self.norm_mlp(x), self.widen)).chunk(2, dim=-1)
-        return x + F.dropout(self.narrow(F.silu(gate) * value), self.dropout, self.training).to(x.dtype)
+        x = x + _dropped(multiply(self.out, found), self.dropout, self.training)
+        gate, value = multiply(self.widen, self.norm_mlp(x)).chunk(2, dim=-1)
+        return x + _dropped(multiply(self.narrow, F.silu(gate) * value), self.dropout, self.training)
 
 
 class GPT2Layer(nn.Module):
@@ -92,22 +131,32 @@ class GPT2Layer(nn.Module):
         for last in (self.out, self.narrow):
             nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * depth))
 
-    def project(self, x: Float[Tensor, "b n d"], angles: Float[Tensor, "1 1 n p"] | None) -> tuple[Tensor, ...]:
+    def project(
+        self, x: Float[Tensor, "b n d"], angles: Float[Tensor, "1 1 n p"] | None, multiply: Multiply = _plainly
+    ) -> tuple[Tensor, ...]:
         """(queries, keys, values) of tokens, in heads."""
-        qkv = self.qkv(_like(self.norm(x), self.qkv))
-        q, k, v = rearrange(qkv, "b n (three g e) -> three b g n e", three=3, g=self.num_heads).unbind(0)
-        return q, k, v
+        qkv = multiply(self.qkv, self.norm(x))
+        return rearrange(qkv, "b n (three g e) -> three b g n e", three=3, g=self.num_heads).unbind(0)
 
-    def join(self, x: Float[Tensor, "b n d"], found: Float[Tensor, "b g n e"]) -> Float[Tensor, "b n d"]:
+    def keep(
+        self, x: Float[Tensor, "b n d"], angles: Float[Tensor, "1 1 n p"] | None, multiply: Multiply = _plainly
+    ) -> tuple[Tensor, ...]:
+        """(keys, values) alone."""
+        kv = multiply(self.qkv, self.norm(x), x.shape[-1])
+        return rearrange(kv, "b n (two g e) -> two b g n e", two=2, g=self.num_heads).unbind(0)
+
+    def join(
+        self, x: Float[Tensor, "b n d"], found: Float[Tensor, "b g n e"], multiply: Multiply = _plainly
+    ) -> Float[Tensor, "b n d"]:
         """Add what attention found, then what the perceptron makes of it. The sum is kept in float32."""
         found = rearrange(found, "b g n e -> b n (g e)")
-        x = x + F.dropout(self.out(_like(found, self.out)), self.dropout, self.training).to(x.dtype)
-        h = self.narrow(F.gelu(self.widen(_like(self.norm_mlp(x), self.widen)), approximate="tanh"))
-        return x + F.dropout(h, self.dropout, self.training).to(x.dtype)
+        x = x + _dropped(multiply(self.out, found), self.dropout, self.training)
+        h = multiply(self.narrow, F.gelu(multiply(self.widen, self.norm_mlp(x)), approximate="tanh"))
+        return x + _dropped(h, self.dropout, self.training)
 
 
-def _like(x: Tensor, linear: nn.Linear) -> Tensor:
-    return x.to(linear.weight.dtype)
+def _dropped(x: Tensor, p: float, training: bool) -> Tensor:
+    return F.dropout(x, p) if training and p else x
 
 
 # -- the transformer ------------------------------------------------------------------------------
@@ -169,22 +218,29 @@ class PrefixLM(nn.Module):
 
     # Both are read and written with one list of positions: first the state, then the other.
 
-    def read(self, state: Int[Tensor, "b n"]) -> Read:
-        """What every layer keeps of a state."""
+    def read(self, state: Int[Tensor, "b n"], last: bool = False) -> Read:
+        """What every layer keeps of a state; and, if it is asked for, what comes out of the `last` one."""
+        return self._read(state, last, _plainly)
+
+    def _read(self, state: Tensor, last: bool, multiply: Multiply) -> Read:
         if self.gpt2:
             state = state[:, :-1]
         n = state.shape[1]
         assert n == self.num_tokens - self.gpt2, f"{n} tokens in a state of {self.num_tokens}"
         x = self.embed(state) + self.position.weight[:n]
-        x = F.dropout(x, self.dropout_features, self.training and self.gpt2).float()
+        x = _dropped(x, self.dropout_features, self.training and self.gpt2).float()
         causal = torch.ones(n, n, dtype=torch.bool, device=x.device).tril() if self.gpt2 else None
         keys, values, angles = [], [], self._angles(0, n)
-        for layer in self.layers:
-            q, k, v = layer.project(x, angles)  # type: ignore[operator]
+        for i, layer in enumerate(self.layers):
+            ends = i + 1 == len(self.layers) and not last
+            if ends:  # nobody looks at what it would go on to make of them
+                k, v = layer.keep(x, angles, multiply)  # type: ignore[operator]
+            else:
+                q, k, v = layer.project(x, angles, multiply)  # type: ignore[operator]
+                x = layer.join(x, self._attend(q, k, v, causal), multiply)  # type: ignore[operator]
             keys.append(k)
             values.append(v)
-            x = layer.join(x, self._attend(q, k, v, causal))  # type: ignore[operator]
-        return Read(torch.stack(keys), torch.stack(values), x)
+        return Read(tuple(keys), tuple(values), x if last else None)
 
     def forward(
         self,
@@ -200,9 +256,9 @@ class PrefixLM(nn.Module):
         x = self.embed(before) + self.position.weight[first : first + m]
         if told is not None:
             x = x + told[:, None]
-        x = F.dropout(x, self.dropout_features, self.training and self.gpt2).float()
+        x = _dropped(x, self.dropout_features, self.training and self.gpt2).float()
         own = torch.ones(m, m, dtype=torch.bool, device=x.device).tril()
-        mask = torch.cat([own.new_ones(m, read.keys.shape[3]), own], dim=1)
+        mask = torch.cat([own.new_ones(m, read.keys[0].shape[2]), own], dim=1)
         angles = self._angles(first, m)
         for i, layer in enumerate(self.layers):
             q, k, v = layer.project(x, angles)  # type: ignore[operator]
@@ -253,81 +309,100 @@ class PrefixLM(nn.Module):
         is never written: what is drawn is what there is if there is no end.
         Temperatures and `top_k` other than 1 and None change what is drawn: they are there to show that.
         """
-        net = self if precision == torch.float32 else self._in(precision)
         with torch.autocast(state.device.type, enabled=False):
-            return net._draw(state, told, uniform, temperature, top_k, ends, keep_logits)
-
-    def _in(self, precision: torch.dtype) -> PrefixLM:
-        """A copy whose layers multiply in this precision."""
-        net = copy.deepcopy(self)
-        for module in net.layers.modules():
-            if isinstance(module, nn.Linear):
-                module.to(precision)
-        return net
+            multiply = _Cast(self.layers, precision)
+            return self._draw(state, told, uniform, multiply, temperature, top_k, ends, keep_logits)
 
     def _draw(
         self,
         state: Int[Tensor, "b n"],
         told: Float[Tensor, "b k d"] | None,
         uniform: Float[Tensor, "b k m"],
+        multiply: Multiply,
         temperature: float,
         top_k: int | None,
         ends: bool,
         keep_logits: bool,
     ) -> tuple[Int[Tensor, "b k m"], Float[Tensor, "b k m v"] | None]:
-        read, (b, num, m), device = self.read(state), uniform.shape, state.device
+        (b, num, m), device = uniform.shape, state.device
         assert m == self.num_tokens, f"{m} numbers for {self.num_tokens} tokens"
-        _, _, g, _, e = read.keys.shape
-        rows, chances = b * num, uniform.flatten(0, 1)
-        keys = torch.zeros(len(self.layers), rows, g, m, e, dtype=read.keys.dtype, device=device)
-        values = torch.zeros(len(self.layers), rows, g, m, e, dtype=read.values.dtype, device=device)
+        read = self._read(state, False, multiply)
+        caches = [_Cache(k, v, num, m) for k, v in zip(read.keys, read.values, strict=True)]
+        rows, chances = b * num, uniform.flatten(0, 1).T.contiguous()
         written = torch.zeros(rows, m, dtype=torch.long, device=device)
-        num_out = self.num_out if ends else self.vocab
-        found = torch.zeros(rows, m, num_out, device=device) if keep_logits else None
+        found = torch.zeros(rows, m, self.num_out if ends else self.vocab, device=device) if keep_logits else None
         before = self._begin(state).repeat_interleave(num, 0)[:, 0]
         first = self.num_tokens - self.gpt2
         extra = None if told is None else told.flatten(0, 1)
-        dropout = self.dropout_features if self.training and self.gpt2 else 0.0
         for i in range(m):
             x = self.embed(before) + self.position.weight[first + i]
             if extra is not None:
                 x = x + extra
-            x = F.dropout(x, dropout).float()[:, None]
+            x = _dropped(x, self.dropout_features, self.training and self.gpt2).float()[:, None]
             angles = self._angles(first + i, 1)
-            for n, layer in enumerate(self.layers):
-                q, k, v = layer.project(x, angles)  # type: ignore[operator]
-                keys[n, :, :, i : i + 1], values[n, :, :, i : i + 1] = k, v
-                seen = self._look(
-                    q, read.keys[n], read.values[n], keys[n, :, :, : i + 1], values[n, :, :, : i + 1], b, num
-                )
-                x = layer.join(x, seen)  # type: ignore[operator]
+            for layer, cache in zip(self.layers, caches, strict=True):
+                q, k, v = layer.project(x, angles, multiply)  # type: ignore[operator]
+                cache.keep(i, k, v)
+                seen = cache.look(i, q, self.dropout_attention if self.training else 0.0)
+                x = layer.join(x, seen, multiply)  # type: ignore[operator]
             logits = self.logits(x[:, 0])
             if not ends:
                 logits = logits[:, : self.vocab]
-            before = _pick(logits, chances[:, i], temperature, top_k)
+            before = _pick(logits, chances[i], temperature, top_k)
             written[:, i] = before
             if found is not None:
                 found[:, i] = logits
         tokens = rearrange(written, "(b k) m -> b k m", b=b)
         return tokens, None if found is None else rearrange(found, "(b k) m v -> b k m v", b=b)
 
-    def _look(
-        self, q: Tensor, read_keys: Tensor, read_values: Tensor, keys: Tensor, values: Tensor, b: int, num: int
-    ) -> Tensor:
-        """One new token of every row looks at the state, which the rows of an example share, and at its own row."""
-        q = q * q.shape[-1] ** -0.5
-        shared = rearrange(q, "(b k) g 1 e -> b g k e", b=b)
-        score = torch.cat(
-            [
-                rearrange(shared @ read_keys.transpose(-1, -2), "b g k n -> (b k) g 1 n"),
-                q @ keys.transpose(-1, -2),
-            ],
-            dim=-1,
+
+class _Cache:
+    """Keys and values of a layer, in arrays of fixed size: of the state, which the `num` rows of an example share, and
+    of what was written, row by row. Where an example has one row alone, they stand in one array.
+
+    Keys lie with their tokens last and values with their channels last: as both are multiplied.
+    """
+
+    def __init__(self, keys: Float[Tensor, "b g n e"], values: Float[Tensor, "b g n e"], num: int, size: int):
+        self.b, self.g, n, e = keys.shape
+        self.num = num
+        self.first = n if num == 1 else 0
+        self.keys = values.new_empty(self.b * self.g * num, e, self.first + size)
+        self.values = values.new_empty(self.b * self.g * num, self.first + size, e)
+        keys, values = keys.to(values.dtype), values
+        self.of_state = (
+            rearrange(keys, "b g n e -> (b g) e n").contiguous(),
+            rearrange(values, "b g n e -> (b g) n e").contiguous(),
         )
-        weight = F.dropout(score.softmax(-1), self.dropout_attention, self.training).to(values.dtype)
-        n = read_keys.shape[2]
-        of_state = rearrange(weight[..., :n], "(b k) g 1 n -> b g k n", b=b) @ read_values
-        return rearrange(of_state, "b g k e -> (b k) g 1 e") + weight[..., n:] @ values
+        if num == 1:
+            self.keys[:, :, :n], self.values[:, :n] = self.of_state
+
+    def keep(self, i: int, k: Float[Tensor, "r g 1 e"], v: Float[Tensor, "r g 1 e"]) -> None:
+        """The i-th token of every row."""
+        place = self.first + i
+        self.keys[:, :, place], self.values[:, place] = self._rows(k)[:, 0], self._rows(v)[:, 0]
+
+    def look(self, i: int, q: Float[Tensor, "r g 1 e"], dropout: float) -> Float[Tensor, "r g 1 e"]:
+        """What the i-th token of every row sees: the state, and its own row up to itself."""
+        upto = self.first + i + 1
+        q = self._rows(q * q.shape[-1] ** -0.5).to(self.keys.dtype)
+        score = q @ self.keys[:, :, :upto]
+        if self.num == 1:
+            weight = F.dropout(score.softmax(-1, dtype=torch.float32), dropout, dropout > 0).to(q.dtype)
+            return self._back(weight @ self.values[:, :upto])
+        keys, values = self.of_state
+        shared = rearrange(q, "(c k) 1 e -> c k e", k=self.num) @ keys
+        score = torch.cat([rearrange(shared, "c k n -> (c k) 1 n"), score], dim=-1)
+        weight = F.dropout(score.softmax(-1, dtype=torch.float32), dropout, dropout > 0).to(q.dtype)
+        n = keys.shape[-1]
+        of_state = rearrange(weight[..., :n], "(c k) 1 n -> c k n", k=self.num) @ values
+        return self._back(rearrange(of_state, "c k e -> (c k) 1 e") + weight[..., n:] @ self.values[:, :upto])
+
+    def _rows(self, x: Float[Tensor, "r g 1 e"]) -> Float[Tensor, "c 1 e"]:
+        return rearrange(x, "(b k) g 1 e -> (b g k) 1 e", k=self.num)
+
+    def _back(self, x: Float[Tensor, "c 1 e"]) -> Float[Tensor, "r g 1 e"]:
+        return rearrange(x, "(b g k) 1 e -> (b k) g 1 e", g=self.g, k=self.num)
 
 
 def _pick(

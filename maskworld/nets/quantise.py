@@ -96,8 +96,8 @@ class Nearest(nn.Module):
                 self.begun.fill_(True)
             else:
                 flat = codes.flatten()
-                count = _over_processes(torch.bincount(flat, minlength=self.vocab).to(x))
-                total = _over_processes(torch.zeros_like(self.codebook).index_add_(0, flat, x))
+                count = over_processes(torch.bincount(flat, minlength=self.vocab).to(x))
+                total = over_processes(torch.zeros_like(self.codebook).index_add_(0, flat, x))
                 total = torch.lerp(total, self.codebook * self.count[:, None], self.decay)
                 self.count.lerp_(count, 1 - self.decay)
                 self.codebook.copy_(total / self.count[:, None])
@@ -137,7 +137,7 @@ def _some(n: int, many: int, rng: torch.Generator) -> Int[Tensor, " many"]:
     return torch.cat(rounds)[:many]
 
 
-def _over_processes(x: Tensor) -> Tensor:
+def over_processes(x: Tensor) -> Tensor:
     """The sum over all processes of a training."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(x)

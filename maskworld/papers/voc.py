@@ -163,12 +163,14 @@ class Occupancy(nn.Module):
         return found
 
     def forward(
-        self, state: Int[Tensor, "b n"], told: Told, other: Int[Tensor, "b n"]
+        self, state: Int[Tensor, "b n"], told: Told, other: Int[Tensor, "b n"], own: bool = False
     ) -> tuple[Float[Tensor, "b n v"], Float[Tensor, "b m w"] | None]:
-        """Logits of the other state's tokens; and of the state's own but its first, where it is read causally."""
-        read = self.lm.read(state)
-        own = self.lm.logits(read.last) if self.config.gpt2 else None
-        return self.lm(read, state, self.told(told), other), own
+        """Logits of the other state's tokens; and, if asked, of the state's own but its first, where it is read
+        causally."""
+        own = own and self.config.gpt2
+        read = self.lm.read(state, last=own)
+        found = self.lm(read, state, self.told(told), other)
+        return found, None if read.last is None else self.lm.logits(read.last)
 
 
 class VOC(nn.Module):
@@ -421,7 +423,7 @@ def objective(td: TD = TD()) -> Objective:
         state = stacked(codes, torch.full_like(clip.times[:, 0], s - 1), s)
         told = _drawn_told(config, clip, rng)
         other = written(net, td, clip, told, rng)
-        logits, own = net.occupancy(state, told, other.tokens)
+        logits, own = net.occupancy(state, told, other.tokens, own=td.context > 0)
         log_p = logits.float().log_softmax(-1)
         nll = -log_p.gather(-1, other.tokens[..., None])[..., 0]
         if other.logits is not None:

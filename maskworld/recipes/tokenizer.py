@@ -43,7 +43,7 @@ def tokenizer(
     ahead: int = 8,
     weights: str = "facebook/dinov2-small",
     batch: int = 32,
-    lr: float = 1e-3,
+    lr: float = 2e-3,
     seed: int = 0,
     look_every: int = 500,
 ) -> Recipe:

@@ -79,6 +79,27 @@ class Picture:
     caption: str = ""
 
 
+class Still(NamedTuple):
+    """A small picture and the words under it; a blank where there is no picture. `given` sets it apart."""
+
+    image: UInt8[np.ndarray, "h w c"] | None
+    label: str
+    given: bool = False
+
+
+@dataclass(frozen=True)
+class Stills:
+    """Small pictures of one size in a line that wraps, each with its own words."""
+
+    items: Sequence[Still]
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        sizes = {still.image.shape[:2] for still in self.items if still.image is not None}
+        if len(sizes) != 1:
+            raise ValueError(f"stills want pictures of one size, not {sorted(sizes)}")
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows under a head. `better` says of columns by name which way is good; the best of each is set bold."""
@@ -178,7 +199,7 @@ class Part:
     blocks: Sequence[Block] = ()
 
 
-Block = Film | Picture | Table | Facts | Code | Note | Text | Scores | Part | Curve
+Block = Film | Picture | Stills | Table | Facts | Code | Note | Text | Scores | Part | Curve
 
 # -- page -----------------------------------------------------------------------------------------
 
@@ -326,9 +347,24 @@ def _block(block: Block) -> dict[str, Any]:
             return _scores(block)
         case Part(entry, blocks):
             return {"kind": "part", "entry": _entry(entry, ()), "blocks": _side_by_side(blocks)}
+        case Stills():
+            return _stills(block)
         case Picture(image, caption):
             source = _data("image/png", png(image))
             return {"kind": "picture", "source": source, "width": image.shape[1], "caption": prose(caption)}
+
+
+def _stills(stills: Stills) -> dict[str, Any]:
+    h, w = next(still.image.shape[:2] for still in stills.items if still.image is not None)
+    items = [
+        {
+            "source": None if still.image is None else _data("image/png", png(still.image)),
+            "label": still.label,
+            "given": still.given,
+        }
+        for still in stills.items
+    ]
+    return {"kind": "stills", "items": items, "h": h, "w": w, "caption": prose(stills.caption)}
 
 
 def _data(kind: str, content: bytes) -> str:
