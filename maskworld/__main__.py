@@ -708,9 +708,7 @@ def value_act(
     """
     from maskworld.commands.control import control_command
 
-    return control_command(
-        checkpoint, task, how, episodes, decisions, gamma, proposals, draws, horizon, seed, json
-    )
+    return control_command(checkpoint, task, how, episodes, decisions, gamma, proposals, draws, horizon, seed, json)
 
 
 VALUE_COMMANDS: dict[str, Callable[..., int]] = {

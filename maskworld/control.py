@@ -390,7 +390,7 @@ def fit_proposals(
     """Imitate: maximum likelihood of what was done. Keeps the weights that were best on `valid`.
 
     `until` is a time of time.monotonic() at which it ends early. Gives the held-out log-likelihood of an action,
-    `log_p`, and `log_p_uniform`, what a uniform policy would have.
+    `log_p`, and `log_p_before`, what it was before, when all states were alike.
     """
     policy = actor.proposals
     policy.scaled.begin(vectors(net, data.states[:: max(len(data.states) // 2000, 1)]))
@@ -403,8 +403,8 @@ def fit_proposals(
         total = sum(float(log_prob(policy(vectors(net, x)), a).sum()) for x, a in pairs)
         return -total / len(valid.states)
 
-    least = _fit(policy, loss, held_out, len(data.states), fitting, 0, until)
-    return {"log_p": -least, "log_p_uniform": -actor.config.actions * math.log(2)}
+    before, least = _fit(policy, loss, held_out, len(data.states), fitting, 0, until)
+    return {"log_p": -least, "log_p_before": -before}
 
 
 class Targets(NamedTuple):
@@ -479,7 +479,7 @@ def fit_critic(
     def held_out() -> float:
         return float(expectile_loss(error(valid), fitting.expectile).mean())
 
-    least = _fit(critic, loss, held_out, len(train.states), fitting, 1, until)
+    _, least = _fit(critic, loss, held_out, len(train.states), fitting, 1, until)
     with torch.no_grad():
         said = critic.standard(vectors(net, valid.states), valid.actions, valid.gamma)
     apart = [x - x.mean(1, keepdim=True) for x in (said, valid.rewards)]
@@ -500,11 +500,14 @@ def _fit(
     fitting: Fitting,
     which: int,
     until: float | None,
-) -> float:
-    """Adam with a rate that falls to 0 along a cosine; the weights that were best by `held_out`, and how good."""
+) -> tuple[float, float]:
+    """Adam with a rate that falls to 0 along a cosine; keeps the weights that were best by `held_out`. Gives what that
+    was before, and what it is with those."""
     optimiser = torch.optim.AdamW(net.parameters(), lr=fitting.lr, weight_decay=1e-2)
     device = next(net.parameters()).device
-    best, kept = math.inf, {}
+    with torch.no_grad():
+        before = best = held_out()
+    kept = {name: value.clone() for name, value in net.state_dict().items()}
     every = max(fitting.steps // 20, 1)
     net.train()
     for step in range(fitting.steps):
@@ -523,11 +526,11 @@ def _fit(
                 best, kept = now, {name: value.clone() for name, value in net.state_dict().items()}
         if late:
             break
-    if not kept:
-        raise FloatingPointError("what acts diverged: its loss is NaN")
     net.load_state_dict(kept)
     net.eval()
-    return best
+    if not math.isfinite(best):
+        raise FloatingPointError(f"what acts cannot be fitted: its loss is {best} before the first step")
+    return before, best
 
 
 # -- returns ------------------------------------------------------------------------------------------

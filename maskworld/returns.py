@@ -155,7 +155,9 @@ class Subject:
 
     def __post_init__(self) -> None:
         if len(self.policies) != self.net.config.policies:
-            raise ValueError(f"a model of {self.net.config.policies} policies, of which {len(self.policies)} have names")
+            raise ValueError(
+                f"a model of {self.net.config.policies} policies, of which {len(self.policies)} have names"
+            )
 
     def told(self, gamma: float, labels: Sequence[str]) -> voc.Told:
         """This discount, and of each row which policy acts: not told where the model knows none of this name. What is
@@ -302,7 +304,7 @@ def judged(
     """Bias, RMSE and correlation of estimates, with bootstrap intervals over clusters."""
     away = found - truth
     bias, square = intervals(np.stack([away, away**2], axis=1), clusters, resamples=resamples)
-    rmse = Interval(*(math.sqrt(max(x, 0.0)) for x in (square.mean, square.low, square.high)), square.n)
+    rmse = Interval(math.sqrt(square.mean), math.sqrt(square.low), math.sqrt(square.high), square.n)
     return Row(name, bias, rmse, _correlated(found, truth, clusters, min(resamples, 1000)), error, seconds)
 
 
@@ -401,9 +403,7 @@ def _judge(
         states = torch.stack([along[name][i][frame] for i, frame in chosen])
         if name == "one step":
             steps = steps_of(gamma) if asked.steps is None else asked.steps
-            found = unrolled_values(
-                subject, states, gamma, steps, asked.samples, asked.seed, asked.precision, on_done
-            )
+            found = unrolled_values(subject, states, gamma, steps, asked.samples, asked.seed, asked.precision, on_done)
             name = f"one step x {steps}"
         else:
             found = values(subject, states, labels, gamma, asked.samples, asked.seed, asked.precision, on_done)

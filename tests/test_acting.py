@@ -128,7 +128,7 @@ def actor(net: voc.VOC) -> control.Actor:
     actor = control.actor_of(net, 0)
     train, valid = (control.decisions_of(net, some) for some in (EPISODES[:32], EPISODES[32:]))
     found = control.fit_proposals(net, actor, train, valid, FITTING)
-    assert abs(found["log_p"] - found["log_p_uniform"]) < 0.25  # they were uniform
+    assert found["log_p_before"] <= found["log_p"] < -0.4  # they were uniform: -log 2 is all that can be had
     said = control.fit_critic(net, actor, control.draw_targets(net, actor, train, FITTING), FITTING)
     assert said["r"] > 0.8 and said["r_actions"] > 0.6
     return actor

@@ -145,7 +145,7 @@ def test_states_are_those_of_the_clip_however_they_are_cut(monkeypatch, stack: i
 def test_a_state_is_drawn_from_as_if_alone(monkeypatch) -> None:
     subject = Subject(flat_net())
     subject.net.reward_std.fill_(1.0)
-    torch.nn.init.normal_(subject.net.reward[-1].weight)
+    torch.nn.init.normal_(subject.net.reward[-1].weight)  # type: ignore[arg-type]
     states = returns.states_along(subject.net, Chain().episodes(1, 6, 0)[0].frames)
     together = returns.values(subject, states, [""] * 6, 0.8, 4, seed=5)
     monkeypatch.setattr(returns, "_ROWS", 8)
@@ -273,9 +273,7 @@ def test_the_table_knows_a_model_that_draws_the_truth() -> None:
     assert rows["model"].seconds is not None
     assert rows["one step"].seconds is not None
     assert rows["one step"].seconds > rows["model"].seconds > 0
-    assert returns.mean_return(before, 0.8) == pytest.approx(
-        rows["mean of the training data"].bias.mean + judged.mean
-    )
+    assert returns.mean_return(before, 0.8) == pytest.approx(rows["mean of the training data"].bias.mean + judged.mean)
     text = returns.as_table(judged)
     assert "one step x 14" in text
     assert "at most 0.92 %" in text
@@ -310,7 +308,7 @@ def test_bad_input() -> None:
         returns.values(Subject(net), torch.zeros(1, 4, dtype=torch.long), [""], 0.9, 0)
     with pytest.raises(ValueError, match="no mean return"):
         returns.mean_return([], 0.9)
-    with pytest.raises(ValueError, match="has not learnt the discount 0, but 0.8"):
+    with pytest.raises(ValueError, match=r"has not learnt the discount 0, but 0\.8"):
         Asked(Subject(net), one_step=Subject(flat_net((0.8,))))
     with pytest.raises(ValueError, match="1 or more steps"):
         Asked(Subject(net), steps=0)

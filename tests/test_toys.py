@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -129,7 +131,7 @@ def test_the_hand_goes_round_without_a_jump():
         [tuple(place) for place in found.tolist() if tuple(place) != (1, 1)] for found in bright
     ]  # the middle is a check digit
     assert all(len(head) == 1 for head in heads)
-    steps = [abs(a[0][0] - b[0][0]) + abs(a[0][1] - b[0][1]) for a, b in zip(heads, heads[1:], strict=False)]
+    steps = [abs(a[0][0] - b[0][0]) + abs(a[0][1] - b[0][1]) for a, b in pairwise(heads)]
     assert set(steps) == {1} and heads[0] == heads[8] == heads[512]
 
 

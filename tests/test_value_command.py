@@ -45,7 +45,9 @@ def model(tmp_path_factory: pytest.TempPathFactory):
     def write(name: str, steps: int | None = 4, policies: tuple[str, ...] = (), size: int = 16, **changes) -> Path:
         torch.manual_seed(0)
         tokenizer = flat.Flat(flat.Config(size))
-        config = voc.tiny(**{"gammas": (0.0, 0.8, 0.9), "ends": False, "policies": len(policies), **changes})
+        config = voc.tiny(
+            **{"gammas": (0.0, 0.8, 0.9), "ends": False, "policies": len(policies), "depth": 1, "dim": 32, **changes}
+        )
         net = voc.VOC(voc.of_tokenizer(config, tokenizer), tokenizer)
         net.begin(torch.full((4,), PAID), bootstraps=steps is not None)
         about = {
@@ -123,6 +125,7 @@ def test_delays_of_a_model_that_copies(monkeypatch, plain, film) -> None:
     from maskworld.world import load
 
     net = load(plain).net
+    assert isinstance(net, voc.VOC)
     states = returns.states_along(net, video.read(film, size=(16, 16), grey=True).frames.numpy())
     monkeypatch.setattr(voc, "draws", lambda *_, **__: states[7][None, None].expand(1, 11, -1))
     future = _future(returns.Subject(net), states, 4, "", 0.9, Rng.of(0), torch.float32)
@@ -171,7 +174,7 @@ def test_what_is_printed(cli, plain, film, chain_folder) -> None:
 def test_the_page(cli, plain, film, chain_folder, tmp_path) -> None:
     for i, source in enumerate((film, chain_folder)):
         out = tmp_path / str(i)
-        code, lines, errors = cli("value", "estimate", plain, source, "--samples", 2, "-o", out)
+        code, lines, errors = cli("value", "estimate", plain, source, "--samples", 2, "--gamma", ".8", ".9", "-o", out)
         assert (code, errors) == (0, [])
         assert lines[-1] == str(out / "report.html")
         page = (out / "report.html").read_text()
@@ -261,8 +264,7 @@ def test_fit_goes_on_where_it_stopped_and_its_model_tells(cli, chain_folder, fil
 def test_a_tokenizer_that_is_given_is_not_trained(cli, plain, chain_folder, tmp_path) -> None:
     run = tmp_path / "run"
     argv = ("value", "fit", chain_folder, "-o", run, "--tokenizer", plain, "--gammas", ".8", "--td-steps", 0, *SMALL)
-    code, lines, _ = cli(*argv, "--steps", 2, "--acts")
-    assert code == 0
+    assert cli(*argv, "--steps", 2, "--acts")[0] == 0
     assert not (run / "tokenizer").exists()
     about = checkpoint.read_about(run / "model.safetensors")
     assert about["tokenizer"]["kind"] == "flat"

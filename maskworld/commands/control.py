@@ -32,7 +32,7 @@ FAMILY = "controller"
 How = Literal["behaviour", "improve", "critic", "mpc"]
 DECISIONS = 125
 """Of an episode, where no data say how many are usual."""
-PROPOSALS: Mapping[How, int] = {"behaviour": 1, "improve": 8, "critic": 32, "mpc": 16}
+PROPOSALS: Mapping[How, int] = {"behaviour": 1, "improve": 8, "critic": 32, "mpc": 8}
 """Actions among which each way to act chooses, unless it is told how many."""
 
 # -- fitting ----------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def fit_command(
     print(f"{out}: from {len(train.states)} decisions of {data}")
     print(
         f"proposals   log-likelihood {policy['log_p']:.3f} of what was done in held-out episodes; "
-        f"{policy['log_p_uniform']:.3f} if all were alike"
+        f"{policy['log_p_before']:.3f} before"
     )
     print(
         f"critic      from {len(targets.states)} states x {fitting.num} actions x {fitting.draws} draws; on states "

@@ -137,20 +137,20 @@ def _check_reads(tokenizer: str, found: Episodes) -> None:
     wanted = (net.size, net.size, net.channels)
     if tuple(found.shape) != wanted:
         sizes = ["x".join(map(str, shape)) for shape in (wanted, found.shape)]
-        raise ValueError(f"--tokenizer {tokenizer} reads frames of {sizes[0]}, and those of {found.name} are {sizes[1]}")
+        raise ValueError(
+            f"--tokenizer {tokenizer} reads frames of {sizes[0]}, and those of {found.name} are {sizes[1]}"
+        )
 
 
 def _tokenizer_recipe(data: Path, fitting: Fitting) -> train.Recipe:
     from maskworld.recipes.tokenizer import tokenizer
 
     kind: Any = fitting.tokenizer
-    weights = {} if fitting.weights is None else {"weights": fitting.weights}
+    weights: dict[str, Any] = {} if fitting.weights is None else {"weights": fitting.weights}
     return tokenizer(data, kind, grid=fitting.grid, vocab=fitting.vocab, seed=fitting.seed, **weights)
 
 
-def _occupancy_recipe(
-    data: Path, tokenizer: str, config: voc.Config, td: voc.TD, fitting: Fitting
-) -> train.Recipe:
+def _occupancy_recipe(data: Path, tokenizer: str, config: voc.Config, td: voc.TD, fitting: Fitting) -> train.Recipe:
     from maskworld.recipes.voc_episodes import voc_episodes
 
     return voc_episodes(
@@ -222,7 +222,7 @@ def _resumed(out: Path, fitting: Fitting, of: dict[str, Any]) -> _Fit:
         raise ValueError(f"{out} holds no fit to resume: there is no {FIT}")
     try:
         held = json_.loads(path.read_text(encoding="utf-8"))
-        values = {key: tuple(v) if isinstance(v, list) else v for key, v in held["fitting"].items()}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in held["fitting"].items()}
         fit = _Fit(path, Fitting(**values), held["data"], held["spent"], held["done"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from None
@@ -342,17 +342,20 @@ def estimate_command(
     bar = tqdm(
         total=len(frames) * len(gammas), unit="moment", leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True
     )
-    along = []
+    along: list[Along] = []
+
+    def done(many: int) -> None:
+        bar.update(many)
+
     with bar:
         for one in gammas:
             found = returns.values(
-                subject, states[frames], [label] * len(frames), one, drawing.samples, drawing.seed, precision,
-                lambda done: bar.update(done) and None,
-            )  # fmt: skip
+                subject, states[frames], [label] * len(frames), one, drawing.samples, drawing.seed, precision, done
+            )
             true = None
             if seen.outcome is not None:
                 true = returns.true_returns(seen.outcome.rewards, one, seen.outcome.terminal)[frames].tolist()
-            along.append(Along(one, frames, *(x.tolist() for x in found[:3]), true))
+            along.append(Along(one, frames, found.value.tolist(), found.error.tolist(), found.ended.tolist(), true))
     futures = [
         _future(subject, states, frame, label, max(gammas), Rng.of(drawing.seed, frame), precision)
         for frame in dict.fromkeys(frames[i] for i in np.linspace(0, len(frames) - 1, MOMENTS).round().astype(int))
@@ -512,7 +515,8 @@ def _show(row: Mapping[str, Any], along: Sequence[Along]) -> None:
     if row["changed"]:
         print(f"the video was {row['changed']} to fit the model")
     truth = along[0].true is not None
-    print(f"after the last frame:\n{'gamma':<8}{'value':<12}{'s.e.':<10}{'all over':<10}{'return' if truth else ''}".rstrip())
+    print("after the last frame:")
+    print(f"{'gamma':<8}{'value':<12}{'s.e.':<10}{'all over':<10}{'return' if truth else ''}".rstrip())
     for one in along:
         error = f"{one.error[-1]:.3g}" if math.isfinite(one.error[-1]) else "-"
         line = f"{one.gamma:<8g}{one.value[-1]:<12.4g}{error:<10}{f'{100 * one.ended[-1]:.0f} %':<10}"
@@ -556,14 +560,16 @@ def evaluate_command(
     gammas = voc.gammas_of(subject.net.config, gamma)
     other = None if mc is None else _monte_carlo(mc, device, gammas)
     one = None if onestep is None else _subject(onestep, device, "--onestep ")[1]
-    asked = returns.Asked(
-        subject, other, one, unroll, states, drawing.samples, fast_precision(device), drawing.seed
-    )
+    asked = returns.Asked(subject, other, one, unroll, states, drawing.samples, fast_precision(device), drawing.seed)
     found = episodes_.read(data)
     held = _Chosen(found, held_out(len(found)))
     before = returns.outcomes(episodes_.split(found, "train"))
     with tqdm(unit="state", leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
-        judged = returns.evaluate(asked, held, before, gammas, lambda done: bar.update(done) and None)
+
+        def done(many: int) -> None:
+            bar.update(many)
+
+        judged = returns.evaluate(asked, held, before, gammas, done)
     if drawing.json:
         tables = [returns.as_dict(one) for one in judged]
         row = {"command": "value evaluate", "checkpoint": checkpoint, "data": str(data), "mc": mc, "onestep": onestep}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import difflib
 import functools
+import importlib
 import importlib.util
 import logging
 import math
@@ -64,7 +65,7 @@ def try_backend(backend: str) -> str:
 
 @functools.cache
 def choose_backend() -> str:
-    """Decide how MuJoCo draws without a screen, before it is imported: what MUJOCO_GL says, else EGL, else OSMesa.
+    """Decide how MuJoCo draws without a screen: what MUJOCO_GL says, else EGL, else OSMesa.
 
     ValueError where none of them works, with what to install. Elsewhere than on Linux MuJoCo's own choice stands.
     """
@@ -79,6 +80,9 @@ def choose_backend() -> str:
         told[backend] = try_backend(backend)
         if told[backend] == "ok":
             os.environ["MUJOCO_GL"] = backend
+            for name in [] if asked else list(sys.modules):
+                if name.startswith("mujoco.") and name.endswith(".gl_context"):  # imported before: it chose a screen
+                    importlib.reload(sys.modules[name])
             return backend
     raise ValueError(
         f"MuJoCo cannot draw without a screen ({'; '.join(f'{b}: {why}' for b, why in told.items())}). On Debian and "
@@ -87,14 +91,10 @@ def choose_backend() -> str:
     )
 
 
-_open: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-@atexit.register
-def _close_all() -> None:
-    """Give back what was not closed while Python can still do so."""
-    for env in list(_open):
-        env.close()
+def _close_at_exit(env: Env) -> None:
+    """Close it, if it is still there, before MuJoCo takes down what it needs: to be asked once something is drawn."""
+    still = weakref.ref(env)
+    atexit.register(lambda: env.close() if (env := still()) is not None else None)
 
 
 # -- environments -----------------------------------------------------------------------------------
@@ -158,7 +158,6 @@ class Suite:
         self.actions = int(spec.shape[0])
         self.fps = 1 / (self._env.control_timestep() * task.repeat)
         self._renderer: Any = None
-        _open.add(self)
 
     @property
     def physics(self) -> Any:
@@ -198,6 +197,7 @@ class Suite:
             model.vis.global_.offwidth = max(model.vis.global_.offwidth, self.size)
             model.vis.global_.offheight = max(model.vis.global_.offheight, self.size)
             self._renderer = mujoco.Renderer(model, self.size, self.size)
+            _close_at_exit(self)
             if self.look == "fast":
                 self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
                 self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
@@ -236,7 +236,7 @@ class Gym:
             raise ValueError(f"gym:{name}: its actions are {space}; a bounded vector or one of n is wanted")
         self.name, self.size = f"gym:{name}", size
         self.fps = float(self._env.metadata.get("render_fps", 25))
-        _open.add(self)
+        self._drawn = False
 
     def reset(self, seed: int) -> UInt8[np.ndarray, "h w 3"]:
         self._env.reset(seed=seed % 2**31)
@@ -257,6 +257,9 @@ class Gym:
         from PIL import Image
 
         pixels = np.asarray(self._env.render(), np.uint8)
+        if not self._drawn:
+            self._drawn = True
+            _close_at_exit(self)
         if pixels.shape[:2] == (self.size, self.size):
             return pixels
         return np.asarray(Image.fromarray(pixels).resize((self.size, self.size), Image.Resampling.BOX))
@@ -352,12 +355,27 @@ CHEETAH = Gait(
     lean=(0.62, 0.14, 0.19, 0.35, 1.44, 0.08),
     damp=(-0.1, 0.62, 0.06, -0.4, 0.08, 0.45),
 )
-_STILL = Gait(1.0, *[(0.0,) * 6] * 5)
+WALKER = Gait(
+    frequency=2.296,
+    offset=(-0.28, 0.3, 0.48, -0.01, -0.27, 0.15),
+    swing=(1.2, 1.23, 0.85, 0.52, 1.18, 0.38),
+    phase=(0.76, -0.76, -0.51, -0.65, -1.07, 0.22),
+    lean=(-0.18, -0.55, -0.23, -0.32, -0.83, 0.26),
+    damp=(0.53, -0.22, -0.64, 0.81, -0.4, 0.78),
+)
+HOPPER = Gait(
+    frequency=3.964,
+    offset=(0.41, 0.52, 0.12, -0.47),
+    swing=(0.48, 0.67, 1.15, 1.08),
+    phase=(-0.74, 0.92, 0.45, 1.46),
+    lean=(0.36, 0.82, -1.03, -1.08),
+    damp=(0.34, 0.15, 0.59, 0.36),
+)
 
 TASKS: dict[str, Task] = {
     "cheetah": Task("cheetah", "run", CHEETAH),
-    "walker": Task("walker", "walk", _STILL),
-    "hopper": Task("hopper", "hop", _STILL),
+    "walker": Task("walker", "walk", WALKER),
+    "hopper": Task("hopper", "hop", HOPPER),
     "cartpole": Task("cartpole", "swingup", swing_up, repeat=4),
     "reacher": Task("reacher", "easy", _reach),
     "pointmass": Task("point_mass", "easy", _to_centre),

@@ -31,6 +31,7 @@ from jaxtyping import Float32, Int, Int32, UInt8
 from torch import Tensor
 
 from maskworld.clip import Clip
+from maskworld.noise import mix
 
 Split = Literal["train", "valid", "test"]
 FORMAT = "maskworld episodes 1"
@@ -103,7 +104,7 @@ class _Place(NamedTuple):
     policy: str
 
 
-class Episodes(Sequence[Episode]):
+class Episodes(Sequence[Any]):  # of Episode; but whoever checks types as they run would read one from the disk
     """Episodes on disk, read when they are asked for. Their sizes and labels are known without reading them."""
 
     def __init__(self, name: str, fps: float, places: Sequence[_Place], actions: int, shape: tuple[int, ...]):
@@ -496,7 +497,7 @@ class Transitions:
         """(number of the episode, frame) of clip `index`."""
         if index < 0:
             raise ValueError(f"clips are numbered from 0, not {index}")
-        place = int(np.random.default_rng([self.seed, index]).integers(self._ends[-1]))
+        place = mix(self.seed, index) % int(self._ends[-1])
         number = int(np.searchsorted(self._ends, place, side="right"))
         return number, place - (int(self._ends[number - 1]) if number else 0)
 

@@ -16,7 +16,7 @@ Sections: words - layers - the transformer - drawing.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,7 @@ class Read(NamedTuple):
     last: Float[Tensor, "b n d"] | None
 
 
+@runtime_checkable
 class Multiply(Protocol):
     """A linear layer's product, or that of its outputs from `first` on."""
 
@@ -369,7 +370,7 @@ class _Cache:
         self.first = n if num == 1 else 0
         self.keys = values.new_empty(self.b * self.g * num, e, self.first + size)
         self.values = values.new_empty(self.b * self.g * num, self.first + size, e)
-        keys, values = keys.to(values.dtype), values
+        keys = keys.to(values.dtype)
         self.of_state = (
             rearrange(keys, "b g n e -> (b g) e n").contiguous(),
             rearrange(values, "b g n e -> (b g) n e").contiguous(),
@@ -386,17 +387,18 @@ class _Cache:
         """What the i-th token of every row sees: the state, and its own row up to itself."""
         upto = self.first + i + 1
         q = self._rows(q * q.shape[-1] ** -0.5).to(self.keys.dtype)
-        score = q @ self.keys[:, :, :upto]
+        score = torch.bmm(q, self.keys[:, :, :upto])  # `@` would copy the part of the array first
         if self.num == 1:
             weight = F.dropout(score.softmax(-1, dtype=torch.float32), dropout, dropout > 0).to(q.dtype)
-            return self._back(weight @ self.values[:, :upto])
+            return self._back(torch.bmm(weight, self.values[:, :upto]))
         keys, values = self.of_state
-        shared = rearrange(q, "(c k) 1 e -> c k e", k=self.num) @ keys
+        shared = torch.bmm(rearrange(q, "(c k) 1 e -> c k e", k=self.num), keys)
         score = torch.cat([rearrange(shared, "c k n -> (c k) 1 n"), score], dim=-1)
         weight = F.dropout(score.softmax(-1, dtype=torch.float32), dropout, dropout > 0).to(q.dtype)
         n = keys.shape[-1]
-        of_state = rearrange(weight[..., :n], "(c k) 1 n -> c k n", k=self.num) @ values
-        return self._back(rearrange(of_state, "c k e -> (c k) 1 e") + weight[..., n:] @ self.values[:, :upto])
+        of_state = torch.bmm(rearrange(weight[..., :n], "(c k) 1 n -> c k n", k=self.num), values)
+        own = torch.bmm(weight[..., n:], self.values[:, :upto])
+        return self._back(rearrange(of_state, "c k e -> (c k) 1 e") + own)
 
     def _rows(self, x: Float[Tensor, "r g 1 e"]) -> Float[Tensor, "c 1 e"]:
         return rearrange(x, "(b k) g 1 e -> (b g k) 1 e", k=self.num)

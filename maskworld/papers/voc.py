@@ -181,6 +181,7 @@ class VOC(nn.Module):
 
     reward_mean: Tensor
     reward_std: Tensor
+    code_size: Tensor
 
     def __init__(self, config: Config, tokenizer: nn.Module):
         super().__init__()
@@ -202,7 +203,6 @@ class VOC(nn.Module):
         self.target: Occupancy | None = None
         dim = config.tokens * config.dim_code
         self.reward = nn.Sequential(
-            nn.RMSNorm(dim, elementwise_affine=False),
             nn.Linear(dim, config.dim_reward),
             nn.SiLU(),
             nn.Linear(config.dim_reward, config.dim_reward),
@@ -213,14 +213,19 @@ class VOC(nn.Module):
         nn.init.zeros_(self.reward[-1].bias)  # type: ignore[arg-type]
         self.register_buffer("reward_mean", torch.zeros(()))
         self.register_buffer("reward_std", torch.ones(()))
+        self.register_buffer("code_size", torch.ones(()))
 
     def begin(self, rewards: Float[Tensor, " n"], bootstraps: bool) -> None:
-        """Make it ready to be trained: in which units rewards come, and the slow copy that is bootstrapped from.
+        """Make it ready to be trained: in which units rewards and codes come, and the slow copy that is drawn from.
 
         A constant reward is known from then on.
         """
         self.reward_mean.fill_(rewards.mean())
         self.reward_std.fill_(rewards.std(correction=0))
+        some = torch.linspace(0, self.config.vocab - 1, min(self.config.vocab, 4096)).round().long()
+        of: Tokenizer = self.tokenizer  # type: ignore[assignment]
+        vectors = of.vectors(some[:, None, None].to(self.code_size.device)).float()
+        self.code_size.fill_(vectors.square().mean().sqrt())
         self.target = copy.deepcopy(self.occupancy).eval().requires_grad_(False) if bootstraps else None
 
     def train(self, mode: bool = True) -> VOC:
@@ -257,7 +262,7 @@ class VOC(nn.Module):
         codes = rearrange(states.clamp(max=self.config.vocab - 1), "b (s gh gw) -> (b s) gh gw", gh=gh, gw=gw)
         with torch.no_grad():
             vectors = of.vectors(codes).float()
-        x = rearrange(vectors, "(b s) gh gw d -> b (s gh gw d)", b=len(states))
+        x = rearrange(vectors, "(b s) gh gw d -> b (s gh gw d)", b=len(states)) / self.code_size
         found = self.reward(x)[:, 0].float() * self.reward_std + self.reward_mean
         return torch.where(gone, torch.zeros_like(found), found)
 
