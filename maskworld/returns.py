@@ -433,17 +433,18 @@ def _judge(
 def as_table(judgement: Judgement) -> str:
     """As text."""
     j = judgement
-    lines = [
-        f"gamma {j.gamma:g}: {j.states} states of {j.episodes} held-out episodes; {correction(j)}",
-        f"true returns: mean {j.mean:.4g}, standard deviation {j.std:.4g}",
-        f"{'':<26}{'bias':<28}{'RMSE':<28}{'correlation':<26}{'s.e.':<10}CPU s/state",
-    ]
+    cells = [["", "bias", "RMSE", "correlation", "s.e.", "CPU s/state"]]
     for row in j.rows:
         error = "-" if row.error is None or math.isnan(row.error) else f"{row.error:.3g}"
         seconds = "-" if row.seconds is None else f"{row.seconds:.2g}"
-        bias, rmse, correlation = (_told(x) for x in (row.bias, row.rmse, row.correlation))
-        lines.append(f"{row.name:<26}{bias:<28}{rmse:<28}{correlation:<26}{error:<10}{seconds}")
-    return "\n".join(line.rstrip() for line in lines)
+        cells.append([row.name, *(_told(x) for x in (row.bias, row.rmse, row.correlation)), error, seconds])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        f"gamma {j.gamma:g}: {j.states} states of {j.episodes} held-out episodes; {correction(j)}",
+        f"true returns: mean {j.mean:.4g}, standard deviation {j.std:.4g}",
+        *("  ".join(f"{x:<{width}}" for x, width in zip(row, widths, strict=True)).rstrip() for row in cells),
+    ]
+    return "\n".join(lines)
 
 
 def correction(j: Judgement) -> str:

@@ -37,17 +37,29 @@ def gait(numbers: np.ndarray) -> control.Gait:
     return control.Gait(round(float(numbers[0]), 3), *map(tuple, rows))
 
 
-def score(env: control.Suite, law: control.Law, steps: int, seeds: range) -> list[float]:
-    """Returns of episodes that begin with these seeds."""
+def score(env: control.Suite, law: control.Law, steps: int, seeds: range, height: float) -> list[float]:
+    """Returns of episodes that begin with these seeds; and so much for a metre of height of the trunk, at each step."""
     found = []
     for seed in seeds:
         env.begin(seed)
-        found.append(sum(env.advance(law(env.physics)) for _ in range(steps)))
+        total = 0.0
+        for _ in range(steps):
+            total += env.advance(law(env.physics))
+            total += height * float(env.physics.named.data.xpos["torso", "z"]) if height else 0.0
+        found.append(total)
     return found
 
 
 def main(
-    name: str, task: str | None, num: int, iterations: int, elites: int, steps: int, starts: int, seed: int
+    name: str,
+    task: str | None,
+    num: int,
+    iterations: int,
+    elites: int,
+    steps: int,
+    starts: int,
+    height: float,
+    seed: int,
 ) -> None:
     if task is not None:
         control.TASKS[name] = dataclasses.replace(control.TASKS[name], task=task)
@@ -62,7 +74,7 @@ def main(
         nonlocal best, asked
         seeds = range(1000 + asked * starts, 1000 + (asked + 1) * starts)  # others each time: none is learnt by heart
         asked += 1
-        found = [float(np.mean(score(env, gait(c[0].numpy()), steps, seeds))) for c in candidates]
+        found = [float(np.mean(score(env, gait(c[0].numpy()), steps, seeds, height))) for c in candidates]
         if max(found) > best:
             best = max(found)
             print(f"{asked:3d}  {best:7.1f}  {time.monotonic() - began:5.0f} s", file=sys.stderr, flush=True)
@@ -84,7 +96,7 @@ def main(
     )
     held_out = range(20)
     laws = [gait(numbers) for numbers in (plan.actions[0].numpy(), *finals[-5:])]
-    means = [float(np.mean(score(env, law, steps, held_out))) for law in laws]
+    means = [float(np.mean(score(env, law, steps, held_out, 0.0))) for law in laws]
     law = laws[int(np.argmax(means))]
     print(law)
     print(f"# {name}: mean return {max(means):.0f} over {steps} decisions, 20 episodes")
@@ -99,5 +111,6 @@ if __name__ == "__main__":
     parser.add_argument("--elites", type=int, default=8)
     parser.add_argument("--steps", type=int, default=250, help="decisions in an episode")
     parser.add_argument("--starts", type=int, default=2, help="episodes by which a gait is judged")
+    parser.add_argument("--height", type=float, default=0.0, help="also reward height, where else nothing is rewarded")
     parser.add_argument("--seed", type=int, default=0)
     main(**vars(parser.parse_args()))

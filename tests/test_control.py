@@ -47,13 +47,13 @@ def returns(env: control.Suite, policy: str, num: int, steps: int) -> float:
     + [("pointmass", 2, 25)],
 )
 def test_every_task_is_filmed(name, actions, fps):
-    env = control.load(name, 24)
-    assert (env.name, env.actions, env.size) == (f"control-{name}", actions, 24)
+    env = control.load(name, 40)
+    assert (env.name, env.actions, env.size) == (f"control-{name}", actions, 40)
     assert env.fps == pytest.approx(fps)
     first = env.reset(1)
-    assert first.shape == (24, 24, 3) and first.dtype == np.uint8 and first.std() > 3
+    assert first.shape == (40, 40, 3) and first.dtype == np.uint8 and first.std() > 3
     frame, reward, ended = env.step(np.full(actions, 0.5))
-    for _ in range(5):
+    for _ in range(15):
         frame, reward, ended = env.step(np.full(actions, 0.5))
     assert not np.array_equal(frame, first) and 0 <= reward <= 4 and ended is False
     assert np.array_equal(env.reset(1), first) and not np.array_equal(env.reset(2), first)
@@ -103,12 +103,15 @@ def test_a_renderer_that_is_none_is_said(monkeypatch):
 
 
 def test_leaving_without_closing_is_silent():
-    """Neither at the start nor at the end, where a renderer outlives what it needs, does anything complain."""
-    code = "from maskworld.data import control; env = control.load('cheetah', 16); print(env.reset(0).shape)"
+    """Nothing complains, neither where somebody has let MuJoCo choose a screen before, nor at the end, where a
+    renderer outlives what it needs.
+    """
+    code = (
+        "import mujoco; from maskworld.data.control import load; env = load('cheetah', 16); print(env.reset(0).shape)"
+    )
     free = {name: value for name, value in os.environ.items() if name not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
-    for first in ("", "import mujoco; "):  # even if somebody has let it choose a screen before
-        done = subprocess.run([sys.executable, "-c", first + code], capture_output=True, text=True, env=free)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "(16, 16, 3)\n", "")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=free)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "(16, 16, 3)\n", "")
 
 
 # -- policies -----------------------------------------------------------------------------------------
@@ -116,11 +119,12 @@ def test_leaving_without_closing_is_silent():
 
 @pytest.mark.parametrize(
     ("name", "num", "steps", "least"),
-    [("cheetah", 4, 150, 40), ("walker", 4, 100, 15), ("cartpole", 3, 125, 250), ("reacher", 4, 120, 100)]
-    + [("pointmass", 3, 150, 60), ("hopper", 4, 100, 0.5)],
+    [("cheetah", 4, 150, 40), ("walker", 6, 150, 20), ("cartpole", 3, 125, 250), ("reacher", 4, 120, 100)]
+    + [("pointmass", 3, 150, 60)],
 )
 def test_the_script_is_better_than_chance(name, num, steps, least):
     env = control.load(name)
+    assert isinstance(env, control.Suite)
     scripted, chance = returns(env, "scripted", num, steps), returns(env, "random", num, steps)
     assert scripted > max(least, 1.5 * chance), (scripted, chance)
 

@@ -209,7 +209,7 @@ def test_a_constant_reward_is_exact_in_every_row(length: int) -> None:
     net = flat_net()
     net.begin(torch.full((10,), 2.5), bootstraps=False)
     subject, held = Subject(net), steady(length, 2.5)
-    asked = Asked(subject, subject, subject, states=6, samples=3)
+    asked = Asked(subject, subject, subject, steps=4, states=5, samples=2)
     before = returns.outcomes(held)
     for judged in returns.evaluate(asked, held, before, (0.8, 0.9)):
         scale = 2.5 / (1 - judged.gamma)

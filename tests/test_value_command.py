@@ -127,11 +127,11 @@ def test_delays_of_a_model_that_copies(monkeypatch, plain, film) -> None:
     net = load(plain).net
     assert isinstance(net, voc.VOC)
     states = returns.states_along(net, video.read(film, size=(16, 16), grey=True).frames.numpy())
-    monkeypatch.setattr(voc, "draws", lambda *_, **__: states[7][None, None].expand(1, 11, -1))
+    monkeypatch.setattr(voc, "draws", lambda *_, **__: states[7][None, None].expand(1, 9, -1))
     future = _future(returns.Subject(net), states, 4, "", 0.9, Rng.of(0), torch.float32)
     first = next(k for k in (1, 2, 3) if torch.equal(states[4 + k], states[7]))
-    assert [(draw.delay, draw.apart) for draw in future.draws] == [(first, 0.0)] * 11
-    monkeypatch.setattr(voc, "draws", lambda *_, **__: torch.full((1, 11, 4), net.config.vocab))
+    assert [(draw.delay, draw.apart) for draw in future.draws] == [(first, 0.0)] * 9
+    monkeypatch.setattr(voc, "draws", lambda *_, **__: torch.full((1, 9, 4), net.config.vocab))
     ended = _future(returns.Subject(net), states, 4, "", 0.9, Rng.of(0), torch.float32)
     assert all(draw.image is None and draw.delay is None for draw in ended.draws)
 
@@ -180,9 +180,9 @@ def test_the_page(cli, plain, film, chain_folder, tmp_path) -> None:
         page = (out / "report.html").read_text()
         assert page.count('class="stills"') == 4
         assert page.count('class="still given"') == 4
-        assert page.count('class="still"') == 4 * 11
-        assert page.count("<span>-</span>") == 11  # at the end of the video
-        assert len(re.findall(r"<span>\+\d+, \d+ %</span>", page)) == 33
+        assert page.count('class="still"') == 4 * 9
+        assert page.count("<span>-</span>") == 9  # at the end of the video
+        assert len(re.findall(r"<span>\+\d+, \d+ %</span>", page)) == 27
         assert ("true return" in page) == (source == chain_folder)
     code, _, errors = cli("value", "estimate", plain, film, "-o", tmp_path / "0")
     assert (code, len(errors)) == (2, 1)
@@ -231,21 +231,37 @@ def test_evaluate(cli, model, plain, chain_folder) -> None:
 SMALL = ("--dim", 16, "--depth", 1, "--heads", 1, "--stack", 1, "--batch", 4, "--workers", 0)
 
 
-def test_fit_goes_on_where_it_stopped_and_its_model_tells(cli, chain_folder, film, tmp_path) -> None:
-    run = tmp_path / "run"
+def test_fit_goes_on_where_it_stopped_and_its_model_tells(cli, chain_folder, film, tmp_path, monkeypatch) -> None:
+    from maskworld import train
+
+    run, real = tmp_path / "run", train.train
     fit = ("value", "fit", chain_folder, "-o", run)
-    argv = (*fit, "--minutes", ".1", "--grid", 2, "--vocab", 8, "--gammas", ".5", ".8", "--policies", *SMALL)
-    code, lines, _ = cli(*argv, "--steps", 3, "--json")
-    assert code == 0
-    found = json.loads(lines[-1])
-    assert (found["run"], found["step"], found["tokenizer"]) == (str(run), 3, str(run / "tokenizer"))
-    assert found["minutes"]["tokenizer"] > 0
-    before = (run / "tokenizer" / "model.safetensors").read_bytes()
-    code, _, errors = cli(*argv, "--steps", 5)
+    argv = (*fit, "--grid", 2, "--vocab", 8, "--gammas", ".5", ".8", "--policies", *SMALL)
+
+    def stopped(recipe, folder, **how):
+        real(recipe, folder, **{**how, "steps": 2})
+        raise KeyboardInterrupt("2 steps are saved")
+
+    monkeypatch.setattr(train, "train", stopped)
+    code, _, errors = cli(*argv)
+    assert code == 130
+    assert errors[-1].endswith("2 steps are saved")
+    assert not (run / "model.safetensors").exists()
+    code, _, errors = cli(*argv)
     assert (code, len(errors)) == (2, 1)
     assert "--resume" in errors[0]
-    # What it was begun with need not be said again; the tokenizer is done with.
-    code, lines, _ = cli(*fit, "--resume", "--steps", 5, "--minutes", 1, "--workers", 0)
+    # What it was begun with need not be said again.
+    monkeypatch.setattr(train, "train", lambda recipe, folder, **how: real(recipe, folder, **{**how, "steps": 4}))
+    code, lines, _ = cli(*fit, "--resume", "--workers", 0, "--json")
+    assert code == 0
+    found = json.loads(lines[-1])
+    assert (found["run"], found["step"], found["tokenizer"]) == (str(run), 4, str(run / "tokenizer"))
+    assert min(found["minutes"].values()) >= 0
+    assert checkpoint.read_about(run / "tokenizer" / "model.safetensors")["step"] == 4
+    # The tokenizer is done with.
+    monkeypatch.setattr(train, "train", real)
+    before = (run / "tokenizer" / "model.safetensors").read_bytes()
+    code, lines, _ = cli(*fit, "--resume", "--steps", 5, "--workers", 0)
     assert code == 0
     assert lines[-1].startswith(f"{run}: 5 steps in ")
     assert f"maskworld value estimate {run} VIDEO" in lines[-1]
@@ -270,29 +286,12 @@ def test_a_tokenizer_that_is_given_is_not_trained(cli, plain, chain_folder, tmp_
     assert about["tokenizer"]["kind"] == "flat"
     assert about["td"]["steps"] is None
     assert about["config"]["actions"] == 1
-    # The rewards never change: the model knows them from the first step on, unless it believes in an end.
-    table = json.loads(cli("value", "evaluate", run, chain_folder, "--mc", run, "--json")[1][-1])["tables"][0]
-    assert table["rows"]["oracle reward"]["rmse"]["mean"] == pytest.approx(0, abs=1e-4)
-
-
-def test_an_interrupted_fit_can_be_resumed(cli, chain_folder, plain, tmp_path, monkeypatch) -> None:
-    from maskworld import train
-
-    run, real = tmp_path / "run", train.train
-
-    def stopped(recipe, folder, **how):
-        real(recipe, folder, **{**how, "steps": 2})
-        raise KeyboardInterrupt("2 steps are saved")
-
-    monkeypatch.setattr(train, "train", stopped)
-    argv = ("value", "fit", chain_folder, "-o", run, "--grid", 2, "--vocab", 8, *SMALL)
-    code, _, errors = cli(*argv)
-    assert code == 130
-    assert "2 steps are saved" in errors[-1]
-    monkeypatch.setattr(train, "train", lambda recipe, folder, **how: real(recipe, folder, **{**how, "steps": 4}))
-    assert cli(*argv, "--resume")[0] == 0
-    assert checkpoint.read_about(run / "tokenizer" / "model.safetensors")["step"] == 4
-    assert checkpoint.read_about(run / "model.safetensors")["step"] == 4
+    assert about["config"]["ends"] is False  # no episode ended for good
+    table = json.loads(cli("value", "evaluate", run, chain_folder, "--mc", run, "--samples", 4, "--json")[1][-1])[
+        "tables"
+    ][0]
+    for name, row in table["rows"].items():  # the reward never changes: it is known from the first step on
+        assert row["rmse"]["mean"] == pytest.approx(0, abs=1e-4), name
 
 
 # -- bad input ------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json as json_
 import math
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -310,7 +311,7 @@ class _Chosen(Sequence[Episode]):
 # -- estimating -----------------------------------------------------------------------------------
 
 ROWS, POINTS = 8, 24  # moments along a video, in the terminal and on a page
-MOMENTS, SHOWN = 4, 11  # of which futures are drawn, and how many
+MOMENTS, SHOWN = 4, 9  # of which futures are drawn, and how many
 
 
 def estimate_command(
@@ -387,7 +388,7 @@ def estimate_command(
         pixels = _pixels(net, seen, states)
         moments = [Moment(f.frame, pixels[f.frame], f.draws) for f in futures] if paints and pixels is not None else []
         page = Told(
-            f"The value of {video.name}",
+            f"The value of {'' if seen.number is None else f'episode {seen.number} of '}{video.resolve().name}",
             _facts(row, checkpoint),
             seen.fps,
             along,
@@ -395,8 +396,7 @@ def estimate_command(
             moments,
             max(gammas),
             f"{blind[:1].upper()}{blind[1:]}.",
-            f"maskworld value estimate {checkpoint} {video} --gamma {' '.join(f'{g:g}' for g in gammas)} "
-            f"--samples {drawing.samples} --seed {drawing.seed} -o {out}",
+            _again(checkpoint, video, gammas, every, policy, episode, out, drawing),
         )
         value_page(page).save(report, force=drawing.force)
     if drawing.json:
@@ -506,12 +506,29 @@ def _facts(row: Mapping[str, Any], checkpoint: str) -> list[tuple[str, str]]:
     return facts
 
 
+def _again(
+    checkpoint: str,
+    video: Path,
+    gammas: Sequence[float],
+    every: int | None,
+    policy: str | None,
+    episode: int | None,
+    out: Path | None,
+    drawing: Drawn,
+) -> str:
+    """The command that makes the same page."""
+    given = {"every": every, "policy": policy, "episode": episode, "samples": drawing.samples, "seed": drawing.seed}
+    words = ["maskworld", "value", "estimate", checkpoint, str(video), "--gamma", *(f"{gamma:g}" for gamma in gammas)]
+    for name, value in given.items():
+        words += [] if value is None else [f"--{name}", str(value)]
+    return shlex.join([*words, "-o", str(out)])
+
+
 def _show(row: Mapping[str, Any], along: Sequence[Along]) -> None:
     which = "" if row["episode"] is None else f", episode {row['episode']}"
-    print(
-        f"{row['video']}{which}: {row['frames']} frames at {row['fps']:g} a second; {row['samples']} draws of each "
-        f"state, {row['seconds']:.1f} s{'' if row['policy'] is None else '; policy ' + row['policy']}"
-    )
+    many = f"{row['frames']} frame{'s' * (row['frames'] > 1)} at {row['fps']:g} a second"
+    who = "" if row["policy"] is None else f"; policy {row['policy']}"
+    print(f"{row['video']}{which}: {many}; {row['samples']} draws of each state, {row['seconds']:.1f} s{who}")
     if row["changed"]:
         print(f"the video was {row['changed']} to fit the model")
     truth = along[0].true is not None
@@ -522,18 +539,22 @@ def _show(row: Mapping[str, Any], along: Sequence[Along]) -> None:
         line = f"{one.gamma:<8g}{one.value[-1]:<12.4g}{error:<10}{f'{100 * one.ended[-1]:.0f} %':<10}"
         print((line + (_or_dash(one.true[-1]) if one.true is not None else "")).rstrip())
     print("along the video" + (" (the true return beside):" if truth else ":"))
-    print(f"{'frame':<8}{'s':<9}" + "".join(f"{f'V({one.gamma:g})':<22}" for one in along).rstrip())
-    shown = np.linspace(0, len(along[0].frames) - 1, min(len(along[0].frames), ROWS)).round().astype(int)
+    shown = np.linspace(0, len(along[0].frames) - 1, min(len(along[0].frames), ROWS)).round().astype(int).tolist()
+    rows = [["frame", "s", *(f"V({one.gamma:g})" for one in along)]]
     for i in shown:
-        cells = []
-        for one in along:
-            error = f" ± {one.error[i]:.2g}" if math.isfinite(one.error[i]) else ""
-            beside = f" ({_or_dash(one.true[i])})" if one.true is not None else ""
-            cells.append(f"{one.value[i]:.4g}{error}{beside}")
         frame = along[0].frames[i]
-        print(f"{frame:<8}{frame / row['fps']:<9.2f}" + "".join(f"{cell:<22}" for cell in cells).rstrip())
+        rows.append([str(frame), f"{frame / row['fps']:.2f}", *(_cell(one, i) for one in along)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for cells in rows:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
     if row["report"] is not None:
         print(row["report"])
+
+
+def _cell(one: Along, i: int) -> str:
+    error = f" ± {one.error[i]:.2g}" if math.isfinite(one.error[i]) else ""
+    beside = "" if one.true is None else f" ({_or_dash(one.true[i])})"
+    return f"{one.value[i]:.4g}{error}{beside}"
 
 
 def _or_dash(x: float) -> str:

@@ -489,8 +489,8 @@ class Transitions:
     @cached_property
     def _ends(self) -> np.ndarray:
         """Up to which number the moments of each episode go."""
-        known = isinstance(self.episodes, Episodes)
-        lengths = self.episodes.lengths if known else [len(e) for e in self.episodes]
+        many = self.episodes
+        lengths = many.lengths if isinstance(many, Episodes) else [len(episode) for episode in many]
         return np.cumsum(np.array(lengths) - 1)
 
     def moment(self, index: int) -> tuple[int, int]:

@@ -39,30 +39,47 @@ class Read(NamedTuple):
 
 @runtime_checkable
 class Multiply(Protocol):
-    """A linear layer's product, or that of its outputs from `first` on."""
+    """A linear layer's product, or that of its outputs from `first` on; and what follows it, if it is GELU."""
 
-    def __call__(self, linear: nn.Linear, x: Float[Tensor, "*b d"], first: int = 0) -> Float[Tensor, "*b o"]: ...
+    def __call__(
+        self, linear: nn.Linear, x: Float[Tensor, "*b d"], first: int = 0, gelu: bool = False
+    ) -> Float[Tensor, "*b o"]: ...
 
 
-def _plainly(linear: nn.Linear, x: Tensor, first: int = 0) -> Tensor:
+def _plainly(linear: nn.Linear, x: Tensor, first: int = 0, gelu: bool = False) -> Tensor:
     """With the weights as they are."""
-    return F.linear(x, linear.weight[first:], None if linear.bias is None else linear.bias[first:])
+    found = F.linear(x, linear.weight[first:], None if linear.bias is None else linear.bias[first:])
+    return F.gelu(found, approximate="tanh") if gelu else found
 
 
-class _Cast:
-    """With weights that were cast to a type once, for all products of a draw."""
+class _Ready:
+    """With weights that were made ready once for all products of a draw: of the type that is asked for and, on a CPU
+    that multiplies it in hardware, in the order in which the product wants them."""
 
-    def __init__(self, layers: nn.Module, precision: torch.dtype):
+    def __init__(self, layers: nn.Module, precision: torch.dtype, rows: int):
         self.precision = precision
-        self.kept: dict[nn.Module, tuple[Tensor, Tensor | None]] = {
-            module: (module.weight.to(precision), None if module.bias is None else module.bias.to(precision))
-            for module in layers.modules()
-            if isinstance(module, nn.Linear)
-        }
+        linears = [module for module in layers.modules() if isinstance(module, nn.Linear)]
+        self.weights = {module: module.weight.to(precision) for module in linears}
+        self.biases = {module: None if module.bias is None else module.bias.to(precision) for module in linears}
+        self.ordered: dict[nn.Module, Tensor] = {}
+        if precision == torch.bfloat16 and all(w.device.type == "cpu" for w in self.weights.values()) and _ORDERS:
+            self.ordered = {
+                module: torch.ops.mkldnn._reorder_linear_weight(weight, rows) for module, weight in self.weights.items()
+            }
 
-    def __call__(self, linear: nn.Linear, x: Tensor, first: int = 0) -> Tensor:
-        weight, bias = self.kept[linear]
-        return F.linear(x.to(self.precision), weight[first:], None if bias is None else bias[first:])
+    def __call__(self, linear: nn.Linear, x: Tensor, first: int = 0, gelu: bool = False) -> Tensor:
+        x, bias = x.to(self.precision), self.biases[linear]
+        if linear in self.ordered and not first:
+            after = ("gelu", [], "tanh") if gelu else ("none", [], "")
+            return torch.ops.mkldnn._linear_pointwise(x, self.ordered[linear], bias, *after)
+        found = F.linear(x, self.weights[linear][first:], None if bias is None else bias[first:])
+        return F.gelu(found, approximate="tanh") if gelu else found
+
+
+# What torch's own compiler uses; where a build has it not, products are a fifth slower.
+_ORDERS = torch.backends.mkldnn.is_available() and all(
+    hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
+)
 
 
 # -- layers ---------------------------------------------------------------------------------------
@@ -90,19 +107,26 @@ class Layer(nn.Module):
         self, x: Float[Tensor, "b n d"], angles: Float[Tensor, "1 1 n p"] | None, multiply: Multiply = _plainly
     ) -> tuple[Tensor, ...]:
         """(queries, keys, values) of tokens, in heads."""
-        qkv = multiply(self.qkv, self.norm(x))
-        q, k, v = rearrange(qkv, "b n (three g e) -> three b g n e", three=3, g=self.num_heads).unbind(0)
-        assert angles is not None
-        return Rotary.turn(self.norm_q(q.float()), angles), Rotary.turn(self.norm_k(k.float()), angles), v
+        parts = rearrange(
+            multiply(self.qkv, self.norm(x)), "b n (three g e) -> three b g n e", three=3, g=self.num_heads
+        )
+        q, k = self._turned(parts[:2], torch.stack([self.norm_q.weight, self.norm_k.weight]), angles).unbind(0)
+        return q, k, parts[2]
 
     def keep(
         self, x: Float[Tensor, "b n d"], angles: Float[Tensor, "1 1 n p"] | None, multiply: Multiply = _plainly
     ) -> tuple[Tensor, ...]:
         """(keys, values) alone."""
         kv = multiply(self.qkv, self.norm(x), x.shape[-1])
-        k, v = rearrange(kv, "b n (two g e) -> two b g n e", two=2, g=self.num_heads).unbind(0)
+        parts = rearrange(kv, "b n (two g e) -> two b g n e", two=2, g=self.num_heads)
+        return self._turned(parts[:1], self.norm_k.weight[None], angles)[0], parts[1]
+
+    @staticmethod
+    def _turned(parts: Tensor, weights: Tensor, angles: Tensor | None) -> Tensor:
+        """Normalised over the channels of each head, in float32, and turned."""
         assert angles is not None
-        return Rotary.turn(self.norm_k(k.float()), angles), v
+        normal = F.rms_norm(parts.float(), parts.shape[-1:]) * weights[:, None, None, None]
+        return Rotary.turn(normal.flatten(0, 1), angles).unflatten(0, parts.shape[:2])
 
     def join(
         self, x: Float[Tensor, "b n d"], found: Float[Tensor, "b g n e"], multiply: Multiply = _plainly
@@ -152,7 +176,7 @@ class GPT2Layer(nn.Module):
         """Add what attention found, then what the perceptron makes of it. The sum is kept in float32."""
         found = rearrange(found, "b g n e -> b n (g e)")
         x = x + _dropped(multiply(self.out, found), self.dropout, self.training)
-        h = multiply(self.narrow, F.gelu(multiply(self.widen, self.norm_mlp(x)), approximate="tanh"))
+        h = multiply(self.narrow, multiply(self.widen, self.norm_mlp(x), gelu=True))
         return x + _dropped(h, self.dropout, self.training)
 
 
@@ -311,7 +335,7 @@ class PrefixLM(nn.Module):
         Temperatures and `top_k` other than 1 and None change what is drawn: they are there to show that.
         """
         with torch.autocast(state.device.type, enabled=False):
-            multiply = _Cast(self.layers, precision)
+            multiply = _Ready(self.layers, precision, uniform.shape[0] * uniform.shape[1])
             return self._draw(state, told, uniform, multiply, temperature, top_k, ends, keep_logits)
 
     def _draw(
@@ -361,50 +385,73 @@ class _Cache:
     """Keys and values of a layer, in arrays of fixed size: of the state, which the `num` rows of an example share, and
     of what was written, row by row. Where an example has one row alone, they stand in one array.
 
-    Keys lie with their tokens last and values with their channels last: as both are multiplied.
+    One query at a time is no product for a matrix unit: it is the reading of the arrays that takes the time, and how
+    fast that goes depends on how they lie. Narrow heads have their keys with the tokens last, wide ones their values,
+    in float32.
     """
 
     def __init__(self, keys: Float[Tensor, "b g n e"], values: Float[Tensor, "b g n e"], num: int, size: int):
-        self.b, self.g, n, e = keys.shape
-        self.num = num
+        b, g, n, e = keys.shape
+        self.num, self.scale = num, e**-0.5
+        self.wide = e >= WIDE and keys.device.type == "cpu"
+        kind = torch.float32 if self.wide else values.dtype
         self.first = n if num == 1 else 0
-        self.keys = values.new_empty(self.b * self.g * num, e, self.first + size)
-        self.values = values.new_empty(self.b * self.g * num, self.first + size, e)
-        keys = keys.to(values.dtype)
-        self.of_state = (
-            rearrange(keys, "b g n e -> (b g) e n").contiguous(),
-            rearrange(values, "b g n e -> (b g) n e").contiguous(),
-        )
+        last = self.first + size
+        keys, values = (keys * self.scale).to(kind), values.to(kind)
+        new = lambda *shape: torch.empty(b, g, num, *shape, dtype=kind, device=keys.device)
+        if self.wide:
+            self.keys, self.values = new(last, e), new(e, last)
+            ours = self.keys.transpose(3, 4), self.values.transpose(3, 4)
+        else:
+            self.keys, self.values = new(e, last), new(last, e)
+            ours = self.keys, self.values
+        # By the same names in both cases: keys [b g k e t], values [b g k t e].
+        self.place_keys, self.place_values = ours
+        self.of_state = None
         if num == 1:
-            self.keys[:, :, :n], self.values[:, :n] = self.of_state
+            self.place_keys[..., :n] = keys.transpose(2, 3)[:, :, None]
+            self.place_values[..., :n, :] = values[:, :, None]
+        else:
+            self.of_state = (
+                rearrange(keys, "b g n e -> (b g) e n").contiguous(),
+                rearrange(values, "b g n e -> (b g) n e").contiguous(),
+            )
+        self.keys, self.values = self.keys.flatten(0, 2), self.values.flatten(0, 2)
 
     def keep(self, i: int, k: Float[Tensor, "r g 1 e"], v: Float[Tensor, "r g 1 e"]) -> None:
         """The i-th token of every row."""
-        place = self.first + i
-        self.keys[:, :, place], self.values[:, place] = self._rows(k)[:, 0], self._rows(v)[:, 0]
+        k, v = (rearrange(x, "(b k) g 1 e -> b g k e", k=self.num) for x in (k, v))
+        self.place_keys[..., self.first + i] = k * self.scale
+        self.place_values[..., self.first + i, :] = v
 
     def look(self, i: int, q: Float[Tensor, "r g 1 e"], dropout: float) -> Float[Tensor, "r g 1 e"]:
         """What the i-th token of every row sees: the state, and its own row up to itself."""
-        upto = self.first + i + 1
-        q = self._rows(q * q.shape[-1] ** -0.5).to(self.keys.dtype)
-        score = torch.bmm(q, self.keys[:, :, :upto])  # `@` would copy the part of the array first
-        if self.num == 1:
-            weight = F.dropout(score.softmax(-1, dtype=torch.float32), dropout, dropout > 0).to(q.dtype)
-            return self._back(torch.bmm(weight, self.values[:, :upto]))
-        keys, values = self.of_state
-        shared = torch.bmm(rearrange(q, "(c k) 1 e -> c k e", k=self.num), keys)
-        score = torch.cat([rearrange(shared, "c k n -> (c k) 1 n"), score], dim=-1)
-        weight = F.dropout(score.softmax(-1, dtype=torch.float32), dropout, dropout > 0).to(q.dtype)
-        n = keys.shape[-1]
-        of_state = torch.bmm(rearrange(weight[..., :n], "(c k) 1 n -> c k n", k=self.num), values)
-        own = torch.bmm(weight[..., n:], self.values[:, :upto])
-        return self._back(rearrange(of_state, "c k e -> (c k) 1 e") + own)
+        g, upto = q.shape[1], self.first + i + 1
+        q = rearrange(q, "(b k) g 1 e -> (b g) k e", k=self.num).to(self.keys.dtype)
+        each = rearrange(q, "c k e -> (c k) 1 e")
+        # `@` instead of bmm would copy the parts of the arrays.
+        if self.wide:
+            score = torch.bmm(self.keys[:, :upto], each.transpose(1, 2)).transpose(1, 2)
+        else:
+            score = torch.bmm(each, self.keys[:, :, :upto])
+        if self.of_state is not None:
+            shared = rearrange(torch.bmm(q, self.of_state[0]), "c k n -> (c k) 1 n")
+            score = torch.cat([shared, score], dim=-1)
+        weight = score.softmax(-1)
+        weight = F.dropout(weight, dropout) if dropout else weight
+        own = weight[..., weight.shape[-1] - upto :]
+        if self.wide:
+            seen = torch.bmm(self.values[:, :, :upto], own.transpose(1, 2)).transpose(1, 2)
+        else:
+            seen = torch.bmm(own, self.values[:, :upto])
+        if self.of_state is not None:
+            of_state = rearrange(weight[..., :-upto], "(c k) 1 n -> c k n", k=self.num)
+            seen = seen + rearrange(torch.bmm(of_state, self.of_state[1]), "c k e -> (c k) 1 e")
+        return rearrange(seen, "(b g k) 1 e -> (b k) g 1 e", g=g, k=self.num)
 
-    def _rows(self, x: Float[Tensor, "r g 1 e"]) -> Float[Tensor, "c 1 e"]:
-        return rearrange(x, "(b k) g 1 e -> (b g k) 1 e", k=self.num)
 
-    def _back(self, x: Float[Tensor, "c 1 e"]) -> Float[Tensor, "r g 1 e"]:
-        return rearrange(x, "(b g k) 1 e -> (b k) g 1 e", g=self.g, k=self.num)
+WIDE = 64
+"""Channels of a head from which on its keys and values lie as wide ones."""
 
 
 def _pick(

@@ -54,6 +54,8 @@ def recipe(
     """A recipe for episodes in codes. `about` says where they are from."""
     torch.manual_seed(mix(seed))  # the weights
     assert isinstance(tokenizer, nn.Module)
+    # Where nothing ends, an end that can be written is believed in at first, and unlearnt by TD only slowly.
+    config = dataclasses.replace(config, ends=config.ends and any(episode.terminal for episode in train))
     net = voc.VOC(voc.of_tokenizer(config, tokenizer), tokenizer)
     rewards = np.concatenate([episode.rewards[1:] for episode in train])
     net.begin(torch.from_numpy(rewards).float(), td.steps is not None)

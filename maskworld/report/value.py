@@ -176,4 +176,4 @@ def _label(draw: Drawn) -> str:
 
 def _digits(values: Sequence[float]) -> int:
     most = max((abs(v) for v in values if math.isfinite(v)), default=0.0)
-    return 1 if most >= 100 else 2 if most >= 1 else 3
+    return 1 if most >= 100 else 2 if most >= 10 else 3
