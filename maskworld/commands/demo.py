@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json as json_
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from maskworld import checkpoint
@@ -16,6 +18,7 @@ from maskworld.commands.doctor import fast_precision
 from maskworld.commands.evaluate import held_out
 from maskworld.data import video
 from maskworld.masks import past_and_future, these_frames
+from maskworld.papers import voc
 from maskworld.probes.protocol import Report, Task, evaluate
 from maskworld.report.curve import Curve, Series
 from maskworld.report.curve import Span as Stretch
@@ -36,9 +39,11 @@ class Size:
     measured_samples: int
     rolled: int
     episodes: int
+    moments: int
+    futures: int
 
 
-FULL, QUICK = Size(3, 12, 3, 100, 10), Size(2, 3, 2, 15, 5)
+FULL, QUICK = Size(3, 12, 3, 100, 10, 24, 32), Size(2, 3, 2, 15, 5, 4, 4)
 FAR, GAP = 10, 5  # frames predicted, and frames between
 
 
@@ -54,6 +59,11 @@ def demo_command(out: Path, quick: bool, seed: int, json: bool) -> int:
     sections, scores, files = [], {}, []
     for name in models:
         world = load(name).sampled(precision=fast_precision())
+        if isinstance(world.net, voc.VOC):
+            print(f"{name}: says what a video is worth ...", flush=True)
+            shown, scores[name] = _worth(world, name, size, seed)
+            sections += shown
+            continue
         if world.reach.window is not None:
             print(f"{name}: looks away and back, with every memory ...", flush=True)
             shown, scores[name], made = _remembering(world, name, out, size)
@@ -299,6 +309,54 @@ def _remembering(world: World, name: str, out: Path, size: Size) -> tuple[list[S
     )
     command = Code(f"maskworld probe {name} --memory ssm --families P2a,P2b --json")
     return [*sections, Section(f"{name}: what is recalled", text, [table, command])], scores, files
+
+
+def _worth(world: World, name: str, size: Size, seed: int) -> tuple[list[Section], dict[str, Any]]:
+    """For a model of values: along the episode that comes with it, beside what it really brought; and its futures."""
+    from maskworld.commands.value import futures_along, values_along
+    from maskworld.data.episodes import read_one
+    from maskworld.report.value import Moment, Told, curves, futures
+    from maskworld.returns import Outcome, Subject, states_along
+
+    assert isinstance(world.net, voc.VOC)
+    path = checkpoint.zoo()[name].with_suffix(".npz")
+    episode, about = read_one(path), world.about
+    policies = tuple(about["policies"])
+    subject = Subject(world.net, policies)
+    label = episode.policy if episode.policy in policies else ""
+    gammas = [gamma for gamma in world.net.config.gammas if gamma > 0]
+    states = states_along(world.net, episode.frames)
+    frames = list(range(0, len(states), max(len(states) // size.moments, 1)))
+    outcome = Outcome(episode.rewards, episode.terminal, episode.policy)
+    precision = fast_precision()
+    began = time.perf_counter()
+    along = values_along(subject, states, frames, gammas, label, outcome, size.futures, seed, precision)
+    drawn = futures_along(subject, states, frames[:-1], label, max(gammas), 4, seed, precision)
+    seconds = time.perf_counter() - began
+    moments = [Moment(one.frame, episode.frames[one.frame], one.draws) for one in drawn]
+    fps = float(about["data"]["fps"])
+    told = Told(name, [], fps, along, episode.frames, moments, max(gammas), "", "")
+    worth, ahead = curves(told), futures(told)
+    rows = [Row("episode", episode.frames)]
+    text = (
+        "An episode that the model has not seen (it comes with the model). The value of a moment is the sum of the "
+        "rewards to come (here: how fast it runs), discounted; it is the mean reward of futures drawn at once, "
+        "not rolled out. "
+    )
+    caption = f"{size.futures} draws at each of {len(frames)} moments and {len(gammas)} discounts: {seconds:.1f} s."
+    command = Code(
+        "maskworld data make control-cheetah episodes --episodes 12 --policy all\n"
+        f"maskworld value estimate {name} episodes -o page"
+    )
+    blocks = [Film(rows, fps / 2, caption, with_strip=True, most=14), *worth.blocks, command]
+    sections = [
+        dataclasses.replace(worth, heading=f"{name}: what a video is worth", text=text + worth.text, blocks=blocks),
+        dataclasses.replace(ahead, heading=f"{name}: draws of the discounted future"),
+    ]
+    found = {
+        f"{one.gamma:g}": round(float(np.corrcoef(one.value[:-1], one.true[:-1])[0, 1]), 3) for one in along if one.true
+    }
+    return sections, {"correlation with the true return": found}
 
 
 _LABELS = {

@@ -340,27 +340,8 @@ def estimate_command(
     clock, cpu = time.perf_counter(), time.process_time()
     states = returns.states_along(net, seen.frames)
     frames = _moments(len(states), every, ROWS if out is None else POINTS)
-    bar = tqdm(
-        total=len(frames) * len(gammas), unit="moment", leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True
-    )
-    along: list[Along] = []
-
-    def done(many: int) -> None:
-        bar.update(many)
-
-    with bar:
-        for one in gammas:
-            found = returns.values(
-                subject, states[frames], [label] * len(frames), one, drawing.samples, drawing.seed, precision, done
-            )
-            true = None
-            if seen.outcome is not None:
-                true = returns.true_returns(seen.outcome.rewards, one, seen.outcome.terminal)[frames].tolist()
-            along.append(Along(one, frames, found.value.tolist(), found.error.tolist(), found.ended.tolist(), true))
-    futures = [
-        _future(subject, states, frame, label, max(gammas), Rng.of(drawing.seed, frame), precision)
-        for frame in dict.fromkeys(frames[i] for i in np.linspace(0, len(frames) - 1, MOMENTS).round().astype(int))
-    ]
+    along = values_along(subject, states, frames, gammas, label, seen.outcome, drawing.samples, drawing.seed, precision)
+    futures = futures_along(subject, states, frames, label, max(gammas), MOMENTS, drawing.seed, precision)
     paints: bool = net.tokenizer.paints  # type: ignore[assignment]
     blind = "" if paints else "the tokenizer of this model does not paint: there are values, but no pictures"
     row = {
@@ -408,6 +389,50 @@ def estimate_command(
     return 0
 
 
+def values_along(
+    subject: Subject,
+    states: torch.Tensor,
+    frames: Sequence[int],
+    gammas: Sequence[float],
+    label: str,
+    outcome: returns.Outcome | None,
+    samples: int,
+    seed: int,
+    precision: torch.dtype,
+) -> list[Along]:
+    """Values at some of the frames of which these are the states, at each discount, beside what came if it is known."""
+    total, along = len(frames) * len(gammas), []
+    with tqdm(total=total, unit="moment", leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
+
+        def done(many: int) -> None:
+            bar.update(many)
+
+        for gamma in gammas:
+            some = states[list(frames)]
+            found = returns.values(subject, some, [label] * len(frames), gamma, samples, seed, precision, done)
+            true = None
+            if outcome is not None:
+                true = returns.true_returns(outcome.rewards, gamma, outcome.terminal)[list(frames)].tolist()
+            numbers = (found.value.tolist(), found.error.tolist(), found.ended.tolist())
+            along.append(Along(gamma, frames, *numbers, true))
+    return along
+
+
+def futures_along(
+    subject: Subject,
+    states: torch.Tensor,
+    frames: Sequence[int],
+    label: str,
+    gamma: float,
+    many: int,
+    seed: int,
+    precision: torch.dtype,
+) -> list[Future]:
+    """Draws after `many` of the frames, evenly spaced."""
+    chosen = dict.fromkeys(frames[i] for i in np.linspace(0, len(frames) - 1, many).round().astype(int))
+    return [_future(subject, states, frame, label, gamma, Rng.of(seed, frame), precision) for frame in chosen]
+
+
 def _at_least(least: int, **numbers: int | None) -> None:
     for name, value in numbers.items():
         if value is not None and value < least:
@@ -438,7 +463,9 @@ def _moments(t: int, every: int | None, many: int) -> list[int]:
     return list(range(t - 1, -1, -step))[::-1]
 
 
-class _Future(NamedTuple):
+class Future(NamedTuple):
+    """A moment of a video, and draws of what may follow it."""
+
     frame: int
     draws: list[Draw]
 
@@ -451,7 +478,7 @@ def _future(
     gamma: float,
     rng: Rng,
     precision: torch.dtype,
-) -> _Future:
+) -> Future:
     """Draws after a frame, and how much later in the same video the likest state stands."""
     net = subject.net
     found = voc.draws(net, states[frame : frame + 1], subject.told(gamma, [label]), SHOWN, rng, precision=precision)[0]
@@ -466,7 +493,7 @@ def _future(
         else:
             apart = (later != draw).float().mean(1).cpu().numpy()
             draws.append(Draw(picture, int(apart.argmin()) + 1, float(apart.min())))
-    return _Future(frame, draws)
+    return Future(frame, draws)
 
 
 def _pixels(net: voc.VOC, seen: Watched, states: torch.Tensor) -> UInt8[np.ndarray, "t h w c"] | None:

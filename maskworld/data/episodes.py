@@ -363,6 +363,11 @@ def _look(path: Path) -> tuple[_Place, tuple[int, ...], int]:
     return _Place(path, 0, shapes["frames"][0], policy), shapes["frames"][1:], shapes["actions"][1]
 
 
+def read_one(path: Path) -> Episode:
+    """An episode of ours, from its file alone. Raises ValueError where it is damaged, or none."""
+    return _one_of_ours(path)
+
+
 def _one_of_ours(path: Path) -> Episode:
     try:
         with np.load(path, allow_pickle=False) as held:

@@ -32,8 +32,8 @@ from maskworld.nets.transformer import Rotary
 class Read(NamedTuple):
     """Keys and values that a state left in every layer; and, where it was asked for, what came out of the last one."""
 
-    keys: tuple[Float[Tensor, "b g n e"], ...]
-    values: tuple[Float[Tensor, "b g n e"], ...]
+    keys: tuple[Float[Tensor, "b n g e"], ...]
+    values: tuple[Float[Tensor, "b n g e"], ...]
     last: Float[Tensor, "b n d"] | None
 
 
@@ -107,32 +107,30 @@ class Layer(nn.Module):
         self, x: Float[Tensor, "b n d"], angles: Float[Tensor, "1 1 n p"] | None, multiply: Multiply = _plainly
     ) -> tuple[Tensor, ...]:
         """(queries, keys, values) of tokens, in heads."""
-        parts = rearrange(
-            multiply(self.qkv, self.norm(x)), "b n (three g e) -> three b g n e", three=3, g=self.num_heads
-        )
-        q, k = self._turned(parts[:2], torch.stack([self.norm_q.weight, self.norm_k.weight]), angles).unbind(0)
-        return q, k, parts[2]
+        qkv = _in_heads(multiply(self.qkv, self.norm(x)), self.num_heads, 3)
+        weights = torch.stack([self.norm_q.weight, self.norm_k.weight])
+        q, k = self._turned(qkv[:, :, :2], weights, angles).unbind(2)
+        return q, k, qkv[:, :, 2]
 
     def keep(
         self, x: Float[Tensor, "b n d"], angles: Float[Tensor, "1 1 n p"] | None, multiply: Multiply = _plainly
     ) -> tuple[Tensor, ...]:
         """(keys, values) alone."""
-        kv = multiply(self.qkv, self.norm(x), x.shape[-1])
-        parts = rearrange(kv, "b n (two g e) -> two b g n e", two=2, g=self.num_heads)
-        return self._turned(parts[:1], self.norm_k.weight[None], angles)[0], parts[1]
+        kv = _in_heads(multiply(self.qkv, self.norm(x), x.shape[-1]), self.num_heads, 2)
+        return self._turned(kv[:, :, :1], self.norm_k.weight[None], angles)[:, :, 0], kv[:, :, 1]
 
     @staticmethod
-    def _turned(parts: Tensor, weights: Tensor, angles: Tensor | None) -> Tensor:
+    def _turned(parts: Float[Tensor, "b n s g e"], weights: Tensor, angles: Tensor | None) -> Tensor:
         """Normalised over the channels of each head, in float32, and turned."""
         assert angles is not None
-        normal = F.rms_norm(parts.float(), parts.shape[-1:]) * weights[:, None, None, None]
-        return Rotary.turn(normal.flatten(0, 1), angles).unflatten(0, parts.shape[:2])
+        normal = F.rms_norm(parts.float(), parts.shape[-1:]) * weights[:, None]
+        turned = Rotary.turn(rearrange(normal, "b n s g e -> b (s g) n e"), angles)
+        return rearrange(turned, "b (s g) n e -> b n s g e", s=parts.shape[2])
 
     def join(
-        self, x: Float[Tensor, "b n d"], found: Float[Tensor, "b g n e"], multiply: Multiply = _plainly
+        self, x: Float[Tensor, "b n d"], found: Float[Tensor, "b n d"], multiply: Multiply = _plainly
     ) -> Float[Tensor, "b n d"]:
         """Add what attention found, then what the perceptron makes of it. The sum is kept in float32."""
-        found = rearrange(found, "b g n e -> b n (g e)")
         x = x + _dropped(multiply(self.out, found), self.dropout, self.training)
         gate, value = multiply(self.widen, self.norm_mlp(x)).chunk(2, dim=-1)
         return x + _dropped(multiply(self.narrow, F.silu(gate) * value), self.dropout, self.training)
@@ -160,24 +158,26 @@ class GPT2Layer(nn.Module):
         self, x: Float[Tensor, "b n d"], angles: Float[Tensor, "1 1 n p"] | None, multiply: Multiply = _plainly
     ) -> tuple[Tensor, ...]:
         """(queries, keys, values) of tokens, in heads."""
-        qkv = multiply(self.qkv, self.norm(x))
-        return rearrange(qkv, "b n (three g e) -> three b g n e", three=3, g=self.num_heads).unbind(0)
+        return _in_heads(multiply(self.qkv, self.norm(x)), self.num_heads, 3).unbind(2)
 
     def keep(
         self, x: Float[Tensor, "b n d"], angles: Float[Tensor, "1 1 n p"] | None, multiply: Multiply = _plainly
     ) -> tuple[Tensor, ...]:
         """(keys, values) alone."""
-        kv = multiply(self.qkv, self.norm(x), x.shape[-1])
-        return rearrange(kv, "b n (two g e) -> two b g n e", two=2, g=self.num_heads).unbind(0)
+        return _in_heads(multiply(self.qkv, self.norm(x), x.shape[-1]), self.num_heads, 2).unbind(2)
 
     def join(
-        self, x: Float[Tensor, "b n d"], found: Float[Tensor, "b g n e"], multiply: Multiply = _plainly
+        self, x: Float[Tensor, "b n d"], found: Float[Tensor, "b n d"], multiply: Multiply = _plainly
     ) -> Float[Tensor, "b n d"]:
         """Add what attention found, then what the perceptron makes of it. The sum is kept in float32."""
-        found = rearrange(found, "b g n e -> b n (g e)")
         x = x + _dropped(multiply(self.out, found), self.dropout, self.training)
         h = multiply(self.narrow, multiply(self.widen, self.norm_mlp(x), gelu=True))
         return x + _dropped(h, self.dropout, self.training)
+
+
+def _in_heads(x: Float[Tensor, "b n d"], num_heads: int, parts: int) -> Float[Tensor, "b n s g e"]:
+    """Parts of a product, each in heads; without einops, whose look at every pattern tells in a draw."""
+    return x.unflatten(2, (parts, num_heads, -1))
 
 
 def _dropped(x: Tensor, p: float, training: bool) -> Tensor:
@@ -283,11 +283,11 @@ class PrefixLM(nn.Module):
             x = x + told[:, None]
         x = _dropped(x, self.dropout_features, self.training and self.gpt2).float()
         own = torch.ones(m, m, dtype=torch.bool, device=x.device).tril()
-        mask = torch.cat([own.new_ones(m, read.keys[0].shape[2]), own], dim=1)
+        mask = torch.cat([own.new_ones(m, read.keys[0].shape[1]), own], dim=1)
         angles = self._angles(first, m)
         for i, layer in enumerate(self.layers):
             q, k, v = layer.project(x, angles)  # type: ignore[operator]
-            k, v = torch.cat([read.keys[i].to(k.dtype), k], dim=2), torch.cat([read.values[i].to(v.dtype), v], dim=2)
+            k, v = torch.cat([read.keys[i].to(k.dtype), k], dim=1), torch.cat([read.values[i].to(v.dtype), v], dim=1)
             x = layer.join(x, self._attend(q, k, v, mask))  # type: ignore[operator]
         return self.logits(x)
 
@@ -303,13 +303,14 @@ class PrefixLM(nn.Module):
     def _angles(self, first: int, n: int) -> Float[Tensor, "1 1 n p"] | None:
         return None if self.gpt2 else self.angles[:, :, first : first + n]  # type: ignore[index]
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Float[Tensor, "b n d"]:
         """Few tokens: plain products are faster on a CPU than the fused kernel, and a GPU does not care."""
-        score = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        q, k, v = (rearrange(x, "b n g e -> b g n e") for x in (q * q.shape[-1] ** -0.5, k, v))
+        score = q @ k.transpose(-1, -2)
         if mask is not None:
             score = score.masked_fill(~mask, float("-inf"))
-        weight = F.dropout(score.softmax(-1), self.dropout_attention, self.training)
-        return weight.to(v.dtype) @ v
+        weight = _dropped(score.softmax(-1), self.dropout_attention, self.training)
+        return rearrange(weight.to(v.dtype) @ v, "b g n e -> b n (g e)")
 
     # -- drawing ----------------------------------------------------------------------------------
 
@@ -385,69 +386,63 @@ class _Cache:
     """Keys and values of a layer, in arrays of fixed size: of the state, which the `num` rows of an example share, and
     of what was written, row by row. Where an example has one row alone, they stand in one array.
 
-    One query at a time is no product for a matrix unit: it is the reading of the arrays that takes the time, and how
-    fast that goes depends on how they lie. Narrow heads have their keys with the tokens last, wide ones their values,
-    in float32.
+    One query at a time is no work for a matrix unit: the time goes into reading the arrays, and depends on how they
+    lie. On a CPU they are float32; narrow heads have the tokens of their keys last, wide ones those of their values.
+    Rows lie as (example, head, draw): those that share a state are neighbours. Here, too, no einops: see `_in_heads`.
     """
 
-    def __init__(self, keys: Float[Tensor, "b g n e"], values: Float[Tensor, "b g n e"], num: int, size: int):
-        b, g, n, e = keys.shape
-        self.num, self.scale = num, e**-0.5
-        self.wide = e >= WIDE and keys.device.type == "cpu"
-        kind = torch.float32 if self.wide else values.dtype
+    def __init__(self, keys: Float[Tensor, "b n g e"], values: Float[Tensor, "b n g e"], num: int, size: int):
+        b, n, g, e = keys.shape
+        on_cpu = keys.device.type == "cpu"
+        kind = torch.float32 if on_cpu else values.dtype
+        self.num, self.scale, self.wide = num, e**-0.5, on_cpu and e >= WIDE
         self.first = n if num == 1 else 0
         last = self.first + size
-        keys, values = (keys * self.scale).to(kind), values.to(kind)
-        new = lambda *shape: torch.empty(b, g, num, *shape, dtype=kind, device=keys.device)
-        if self.wide:
-            self.keys, self.values = new(last, e), new(e, last)
-            ours = self.keys.transpose(3, 4), self.values.transpose(3, 4)
-        else:
-            self.keys, self.values = new(e, last), new(last, e)
-            ours = self.keys, self.values
-        # By the same names in both cases: keys [b g k e t], values [b g k t e].
-        self.place_keys, self.place_values = ours
-        self.of_state = None
+        new = lambda *shape: torch.empty(b * g * num, *shape, dtype=kind, device=keys.device)
+        self.keys, self.values = (new(last, e), new(e, last)) if self.wide else (new(e, last), new(last, e))
+        # The same arrays by the same axes, whichever way they lie.
+        ours = (self.keys.transpose(1, 2), self.values.transpose(1, 2)) if self.wide else (self.keys, self.values)
+        self.new_keys, self.new_values = (x.unflatten(0, (b, g, num)) for x in ours)  # b g k e t, b g k t e
+        keys = rearrange(keys * self.scale, "b n g e -> b g e n").to(kind)
+        values = rearrange(values, "b n g e -> b g n e").to(kind)
+        self.state: tuple[Tensor, Tensor] | None = None
         if num == 1:
-            self.place_keys[..., :n] = keys.transpose(2, 3)[:, :, None]
-            self.place_values[..., :n, :] = values[:, :, None]
+            self.new_keys[:, :, 0, :, :n], self.new_values[:, :, 0, :n] = keys, values
         else:
-            self.of_state = (
-                rearrange(keys, "b g n e -> (b g) e n").contiguous(),
-                rearrange(values, "b g n e -> (b g) n e").contiguous(),
-            )
-        self.keys, self.values = self.keys.flatten(0, 2), self.values.flatten(0, 2)
+            self.state = keys.flatten(0, 1).contiguous(), values.flatten(0, 1).contiguous()
 
-    def keep(self, i: int, k: Float[Tensor, "r g 1 e"], v: Float[Tensor, "r g 1 e"]) -> None:
+    def keep(self, i: int, k: Float[Tensor, "r 1 g e"], v: Float[Tensor, "r 1 g e"]) -> None:
         """The i-th token of every row."""
-        k, v = (rearrange(x, "(b k) g 1 e -> b g k e", k=self.num) for x in (k, v))
-        self.place_keys[..., self.first + i] = k * self.scale
-        self.place_values[..., self.first + i, :] = v
+        k, v = (x.unflatten(0, (-1, self.num))[:, :, 0].transpose(1, 2) for x in (k, v))
+        torch.mul(k, self.scale, out=self.new_keys[..., self.first + i])
+        self.new_values[..., self.first + i, :] = v
 
-    def look(self, i: int, q: Float[Tensor, "r g 1 e"], dropout: float) -> Float[Tensor, "r g 1 e"]:
+    def look(self, i: int, q: Float[Tensor, "r 1 g e"], dropout: float) -> Float[Tensor, "r 1 d"]:
         """What the i-th token of every row sees: the state, and its own row up to itself."""
-        g, upto = q.shape[1], self.first + i + 1
-        q = rearrange(q, "(b k) g 1 e -> (b g) k e", k=self.num).to(self.keys.dtype)
-        each = rearrange(q, "c k e -> (c k) 1 e")
-        # `@` instead of bmm would copy the parts of the arrays.
+        r, _, g, e = q.shape
+        b, upto = r // self.num, self.first + i + 1
+        q = q.to(self.keys.dtype).view(b, self.num, g, e).transpose(1, 2).reshape(b * g, self.num, e)
+        each = q.reshape(-1, 1, e)
+        # Not `@`, which would copy the part of an array first.
         if self.wide:
             score = torch.bmm(self.keys[:, :upto], each.transpose(1, 2)).transpose(1, 2)
         else:
             score = torch.bmm(each, self.keys[:, :, :upto])
-        if self.of_state is not None:
-            shared = rearrange(torch.bmm(q, self.of_state[0]), "c k n -> (c k) 1 n")
-            score = torch.cat([shared, score], dim=-1)
-        weight = score.softmax(-1)
+        if self.state is not None:
+            shared = torch.bmm(q, self.state[0])
+            score = torch.cat([shared.view(r * g, 1, -1), score], dim=2)
+        weight = score.softmax(2)
         weight = F.dropout(weight, dropout) if dropout else weight
-        own = weight[..., weight.shape[-1] - upto :]
+        own = weight[:, :, weight.shape[2] - upto :]
         if self.wide:
-            seen = torch.bmm(self.values[:, :, :upto], own.transpose(1, 2)).transpose(1, 2)
+            seen = torch.bmm(self.values[:, :, :upto], own.transpose(1, 2))
         else:
             seen = torch.bmm(own, self.values[:, :upto])
-        if self.of_state is not None:
-            of_state = rearrange(weight[..., :-upto], "(c k) 1 n -> c k n", k=self.num)
-            seen = seen + rearrange(torch.bmm(of_state, self.of_state[1]), "c k e -> (c k) 1 e")
-        return rearrange(seen, "(b g k) 1 e -> (b k) g 1 e", g=g, k=self.num)
+        seen = seen.view(b * g, self.num, e)
+        if self.state is not None:
+            of_state = weight[:, :, :-upto].reshape(b * g, self.num, -1)
+            seen = seen + torch.bmm(of_state, self.state[1])
+        return seen.view(b, g, self.num, e).transpose(1, 2).reshape(r, 1, g * e)
 
 
 WIDE = 64

@@ -88,7 +88,7 @@ def value_page(told: Told) -> Page:
     """The video, the values along it, and futures."""
     if not told.along or not told.along[0].frames:
         raise ValueError("no values: there is nothing to show")
-    sections = [_last(told), _curves(told), _futures(told)]
+    sections = [_last(told), curves(told), futures(told)]
     again = Section("Once more", "The same seed draws the same futures.", [Code(told.command)])
     return Page(
         told.title,
@@ -123,7 +123,8 @@ def _last(told: Told) -> Section:
     return Section("The end of the video", "What is to come after its last frame.", blocks)
 
 
-def _curves(told: Told) -> Section:
+def curves(told: Told) -> Section:
+    """The value at each discount along the video."""
     blocks: list[Block] = []
     for one in told.along:
         spread = [1.96 * e if math.isfinite(e) else 0.0 for e in one.error]
@@ -148,7 +149,8 @@ def _curves(told: Told) -> Section:
     return Section("Along the video", text, blocks)
 
 
-def _futures(told: Told) -> Section:
+def futures(told: Told) -> Section:
+    """Draws after a few of its moments."""
     if not told.moments:
         return Section("Draws of the future", "", [Note(told.blind, warning=True)])
     mean = 1 / (1 - told.gamma)
