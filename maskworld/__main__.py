@@ -526,6 +526,7 @@ class Fitting:
         tokenizer: vqvae, fsq, mae, dino or dynamics, which is trained first; or a checkpoint of one that is trained.
         grid: codes along a side of a frame; only where a tokenizer is trained.
         vocab: codes in its codebook.
+        size: pixels of a side to which frames are resized; their own, or the given tokenizer's, otherwise.
         weights: of DINOv2, a folder or a name on the hub; dino alone.
         gammas: discounts to learn; 0 alone makes a model that goes one frame ahead.
         td_steps: real steps before the model goes on by itself; 0: it never does (Monte Carlo).
@@ -543,6 +544,7 @@ class Fitting:
     tokenizer: str = "vqvae"
     grid: int = 4
     vocab: int = 512
+    size: int | None = None
     weights: str | None = None
     gammas: tuple[float, ...] = (0.8, 0.9, 0.95)
     td_steps: int = 4
@@ -667,7 +669,7 @@ def value_fit_actor(
     """Fit to a model that is told actions what acts by it: a policy that proposes them, and a critic. Both lie beside.
 
     Args:
-        minutes: at most.
+        minutes: at most, once the episodes are read.
         steps: of each of the two networks.
         states: whose futures are drawn for the critic, at most.
         seed: of the weights, the states and the draws.

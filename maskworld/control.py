@@ -1,9 +1,11 @@
 """Acting with a video occupancy model: from frames to actions, without a roll-out or with a short one.
 
 A model that is told an action draws the futures of doing it first and then going on as the data do; the mean reward of
-those is its value, Q. What is chosen among are proposals of a policy that imitates the data. Four ways to act:
+those is its value, Q. What is chosen among are proposals of a policy that imitates the data; where the model is told
+which of the data's policies goes on, of each of them, and the choice is among policies and actions (generalised policy
+improvement; Barreto et al. 2017). Four ways to act:
 
-    behaviour   a proposal as it comes: the floor
+    behaviour   a proposal as it comes, of one policy for an episode: the floor
     improve     the best of several by Q from draws: one step of policy improvement
     critic      the best of several by a critic that was distilled from such draws: no draws any more
     mpc         the cross-entropy method over a few steps of the model at discount 0, and the value of where they end
@@ -17,7 +19,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -39,21 +40,26 @@ from maskworld.plan import cem, expectile_loss, improve, lookahead
 
 @dataclass(frozen=True)
 class Config:
-    """Of the networks that act: numbers of a state's vector, channels of an action, normals of a mixture, width."""
+    """Of the networks that act: numbers of a state's vector, channels of an action, policies that are told apart (at
+    least 1), normals of a mixture, width."""
 
     dim: int
     actions: int
+    policies: int = 1
     components: int = 5
     width: int = 256
 
 
 class Actor(nn.Module):
-    """A policy that imitates the data, and a critic."""
+    """Policies that imitate the data, how often each is at work there, and a critic."""
+
+    shares: Tensor
 
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.proposals = Proposals(config.dim, config.actions, config.components, config.width)
+        self.register_buffer("shares", torch.full((config.policies,), 1 / config.policies))
+        self.proposals = Proposals(config.dim, config.actions, config.components, config.width, config.policies)
         self.critic = Critic(config.dim, config.actions, config.width)
 
 
@@ -63,7 +69,8 @@ def actor_of(net: voc.VOC, seed: int) -> Actor:
     device = next(net.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(seed))
-        return Actor(Config(net.config.tokens * net.config.dim_code, net.config.actions)).to(device)
+        policies = max(net.config.policies, 1)
+        return Actor(Config(net.config.tokens * net.config.dim_code, net.config.actions, policies)).to(device)
 
 
 def check_told(net: voc.VOC) -> None:
@@ -86,11 +93,19 @@ def vectors(net: voc.VOC, states: Int[Tensor, "b n"]) -> Float[Tensor, "b d"]:
     return rearrange(of.vectors(codes).float(), "(b s) gh gw d -> b (s gh gw d)", b=len(states))
 
 
-def proposed(actor: Actor, x: Float[Tensor, "b d"], num: int, rng: Rng) -> Float[Tensor, "b k a"]:
-    """`num` actions for each state vector, as the data would do."""
-    uniform, normal = rng.uniform((num,), x.device), rng.normal((num, actor.config.actions), x.device)
-    with torch.no_grad():
-        return sample(actor.proposals(x), uniform, normal)
+@torch.no_grad()
+def proposed(actor: Actor, x: Float[Tensor, "b d"], who: Int[Tensor, "b k"], rng: Rng) -> Float[Tensor, "b k a"]:
+    """An action for each state vector and policy, as that would do."""
+    k = who.shape[1]
+    uniform, normal = rng.uniform((k, 1), x.device), rng.normal((k, 1, actor.config.actions), x.device)
+    mixture = actor.proposals(repeat(x, "b d -> (b k) d", k=k), rearrange(who, "b k -> (b k)"))
+    found = sample(mixture, rearrange(uniform, "b k 1 -> (b k) 1"), rearrange(normal, "b k 1 a -> (b k) 1 a"))
+    return rearrange(found, "(b k) 1 a -> b k a", k=k)
+
+
+def in_turn(actor: Actor, b: int, num: int) -> Int[Tensor, "b k"]:
+    """The policies one after another, `num` in all, for each of b states."""
+    return (torch.arange(num, device=actor.shares.device) % actor.config.policies).expand(b, num)
 
 
 # -- values -----------------------------------------------------------------------------------------
@@ -105,13 +120,13 @@ def mean_rewards(
     num: int,
     rng: Rng,
     *,
-    policies: Int[Tensor, " b"] | None = None,
+    policies: Int[Tensor, "b k"] | None = None,
     precision: torch.dtype = torch.float32,
 ) -> Float[Tensor, "b k"]:
     """(1 - gamma) Q of each of k actions: the mean reward of `num` draws of the future that begins with it.
 
     A state is read once for all its actions and draws, and its actions are compared under the same random numbers.
-    `policies` are those that go on after the action; they are not told otherwise.
+    `policies` are those that go on after each action; they are not told otherwise, or where the model is told none.
     """
     k = actions.shape[1]
     told = voc.Told(repeat(gamma, "b -> (b k)", k=k), _does(net, actions, policies))
@@ -124,13 +139,13 @@ def mean_rewards(
     return reduce(rewards, "(b k n) -> b k", "mean", k=k, n=num)
 
 
-def _does(net: voc.VOC, actions: Float[Tensor, "b k a"], policies: Int[Tensor, " b"] | None) -> Float[Tensor, "n w"]:
+def _does(net: voc.VOC, actions: Float[Tensor, "b k a"], policies: Int[Tensor, "b k"] | None) -> Float[Tensor, "n w"]:
     """What a draw is told: the action, and which policy goes on or, NaN, that it is not said."""
     b, k, _ = actions.shape
-    who = actions.new_full((b, net.config.policies), math.nan)
-    if policies is not None:
+    who = actions.new_full((b, k, net.config.policies), math.nan)
+    if policies is not None and net.config.policies:
         who = torch.nn.functional.one_hot(policies, net.config.policies).to(actions)
-    return rearrange(torch.cat([actions, repeat(who, "b p -> b k p", k=k)], dim=2), "b k w -> (b k) w")
+    return rearrange(torch.cat([actions, who], dim=2), "b k w -> (b k) w")
 
 
 class _Ahead(NamedTuple):
@@ -219,12 +234,15 @@ def state_of(net: voc.VOC, frames: Sequence[UInt8[np.ndarray, "h w c"]]) -> Int[
 
 
 def behaviour(net: voc.VOC, actor: Actor) -> Begin:
-    """What the data would do."""
+    """What the data would do: one of their policies, drawn for the episode, as often as it is at work there."""
     check_told(net)
 
     def begin(seed: int) -> Act:
         rng = Rng.of(seed)
-        return lambda frames: _plain(proposed(actor, vectors(net, state_of(net, frames)), 1, rng)[0, 0])
+        reached = actor.shares.cpu().cumsum(0)
+        drawn = torch.searchsorted(reached, rng.uniform((1,)) * reached[-1], right=True)
+        who = drawn.clamp(max=len(reached) - 1).to(actor.shares.device)
+        return lambda frames: _plain(proposed(actor, vectors(net, state_of(net, frames)), who, rng)[0, 0])
 
     return begin
 
@@ -232,7 +250,8 @@ def behaviour(net: voc.VOC, actor: Actor) -> Begin:
 def improved(
     net: voc.VOC, actor: Actor, gamma: float, num: int, draws: int, precision: torch.dtype = torch.float32
 ) -> Begin:
-    """The best of `num` proposals by the mean of `draws` draws of what comes of each."""
+    """The best of `num` proposals, of the policies in turn, by the mean of `draws` draws of what comes of each, if the
+    policy that proposed it goes on."""
     check_told(net)
     discounts = torch.full((1,), gamma, device=next(net.parameters()).device)
 
@@ -240,10 +259,12 @@ def improved(
         rng = Rng.of(seed)
 
         def q(states: Int[Tensor, "b n"], actions: Float[Tensor, "b k a"]) -> Float[Tensor, "b k"]:
-            return mean_rewards(net, states, actions, discounts, draws, rng, precision=precision) / (1 - gamma)
+            who = in_turn(actor, len(states), actions.shape[1])
+            found = mean_rewards(net, states, actions, discounts, draws, rng, policies=who, precision=precision)
+            return found / (1 - gamma)
 
         def propose(states: Int[Tensor, "b n"], many: int, rng: Rng) -> Float[Tensor, "b k a"]:
-            return proposed(actor, vectors(net, states), many, rng)
+            return proposed(actor, vectors(net, states), in_turn(actor, len(states), many), rng)
 
         return lambda frames: _plain(improve(q, propose, state_of(net, frames), num, rng)[0])
 
@@ -251,7 +272,7 @@ def improved(
 
 
 def by_critic(net: voc.VOC, actor: Actor, gamma: float, num: int) -> Begin:
-    """The best of `num` proposals by the critic."""
+    """The best of `num` proposals, of the policies in turn, by the critic."""
     check_told(net)
     discounts = torch.full((1,), gamma, device=next(net.parameters()).device)
 
@@ -261,7 +282,10 @@ def by_critic(net: voc.VOC, actor: Actor, gamma: float, num: int) -> Begin:
 
     def begin(seed: int) -> Act:
         rng = Rng.of(seed)
-        propose = partial(proposed, actor)
+
+        def propose(x: Float[Tensor, "b d"], many: int, rng: Rng) -> Float[Tensor, "b k a"]:
+            return proposed(actor, x, in_turn(actor, len(x), many), rng)
+
         return lambda frames: _plain(improve(q, propose, vectors(net, state_of(net, frames)), num, rng)[0])
 
     return begin
@@ -320,10 +344,11 @@ def _plain(action: Float[Tensor, " a"]) -> Float[np.ndarray, " a"]:
 
 
 class Decisions(NamedTuple):
-    """States and what was done in them."""
+    """States, what was done in them, and by whom."""
 
     states: Int[Tensor, "n m"]
     actions: Float[Tensor, "n a"]
+    who: Int[Tensor, " n"]
 
 
 @dataclass(frozen=True)
@@ -354,14 +379,17 @@ class Fitting:
 
 
 @torch.no_grad()
-def decisions_of(net: voc.VOC, episodes: Sequence[Episode], frames: int = 64) -> Decisions:
-    """All of some episodes, in pixels or in codes; `frames` are encoded at a time.
+def decisions_of(
+    net: voc.VOC, episodes: Sequence[Episode], policies: Sequence[str] = (), frames: int = 64
+) -> Decisions:
+    """All of some episodes, in pixels or in codes; `frames` are encoded at a time. `policies` are the names of those of
+    which the model is told, in its order.
 
-    Raises ValueError for frames or actions that are not the model's.
+    Raises ValueError for frames or actions that are not the model's, and for a policy that it does not know.
     """
     check_told(net)
     device = next(net.parameters()).device
-    states, actions = [], []
+    states, actions, who = [], [], []
     for episode in episodes:
         if episode.actions.shape[1] != net.config.actions:
             raise ValueError(
@@ -374,9 +402,13 @@ def decisions_of(net: voc.VOC, episodes: Sequence[Episode], frames: int = 64) ->
         coded = of_frames(rearrange(codes, "1 t (gh gw) -> 1 1 t 1 gh gw", gh=gh, gw=gw).float())
         states.append(voc.states_of(net, coded)[0, :-1])
         actions.append(torch.from_numpy(episode.actions[:-1]).to(device))
+        if policies and episode.policy not in policies:
+            raise ValueError(f"this model knows the policies {', '.join(policies)}, and no {episode.policy!r}")
+        number = policies.index(episode.policy) if policies else 0
+        who.append(torch.full((len(episode) - 1,), number, device=device))
     if not states:
         raise ValueError("no episodes to learn from")
-    return Decisions(torch.cat(states), torch.cat(actions).clamp(-1, 1))
+    return Decisions(torch.cat(states), torch.cat(actions).clamp(-1, 1), torch.cat(who))
 
 
 def fit_proposals(
@@ -394,13 +426,14 @@ def fit_proposals(
     """
     policy = actor.proposals
     policy.scaled.begin(vectors(net, data.states[:: max(len(data.states) // 2000, 1)]))
+    actor.shares.copy_(torch.bincount(data.who, minlength=actor.config.policies) / len(data.who))
 
     def loss(rows: Int[Tensor, " b"]) -> Float[Tensor, ""]:
-        return -log_prob(policy(vectors(net, data.states[rows])), data.actions[rows]).mean()
+        return -log_prob(policy(vectors(net, data.states[rows]), data.who[rows]), data.actions[rows]).mean()
 
     def held_out() -> float:
-        pairs = zip(valid.states.split(4096), valid.actions.split(4096), strict=True)
-        total = sum(float(log_prob(policy(vectors(net, x)), a).sum()) for x, a in pairs)
+        parts = zip(*(part.split(4096) for part in valid), strict=True)
+        total = sum(float(log_prob(policy(vectors(net, x), who), a).sum()) for x, a, who in parts)
         return -total / len(valid.states)
 
     before, least = _fit(policy, loss, held_out, len(data.states), fitting, 0, until)
@@ -427,8 +460,9 @@ def draw_targets(
 ) -> Targets:
     """Draw what comes of the data's actions and of the policy's proposals beside them, in states of the data.
 
-    A discount of those that were learnt and, where the model is told one, a policy is drawn for each state: a policy
-    that goes on is an intention, and an expectile above 0.5 leans to the better ones (Zheng et al. 2025, Sec. 4).
+    A discount of those that were learnt is drawn for each state. The first action is that of the data, the others are
+    of the policies in turn, and each goes on as whoever did it would: a policy is an intention, and an expectile above
+    0.5 leans to the better ones (Zheng et al. 2025, Sec. 4).
     differs: all targets are drawn first, and the critic then sees each of them several times, as draws are dear.
     """
     device, config = data.states.device, net.config
@@ -439,11 +473,12 @@ def draw_targets(
         rng = Rng.of(fitting.seed, 2, done, batch=b)
         rows = rng.integers(0, len(data.states), (), device)
         states = data.states[rows]
-        actions = data.actions[rows][:, None]
+        actions, who = data.actions[rows][:, None], data.who[rows][:, None]
         if fitting.num > 1:
-            actions = torch.cat([actions, proposed(actor, vectors(net, states), fitting.num - 1, rng)], dim=1)
+            others = in_turn(actor, b, fitting.num - 1)
+            actions = torch.cat([actions, proposed(actor, vectors(net, states), others, rng)], dim=1)
+            who = torch.cat([who, others], dim=1)
         gamma = gammas[rng.integers(0, len(gammas), (), device)]
-        who = rng.integers(0, config.policies, (), device) if config.policies else None
         rewards = mean_rewards(net, states, actions, gamma, fitting.draws, rng, policies=who, precision=precision)
         found.append(Targets(states, actions, gamma, rewards))
         done += b

@@ -190,20 +190,23 @@ def test_the_likelihood_is_that_of_what_is_drawn() -> None:
 
 
 def test_proposals_learn_two_things_to_do() -> None:
-    """Left or right with equal chance, never between: what one normal cannot say."""
+    """Left or right with equal chance, never between: what one normal cannot say. Another policy always goes right."""
     torch.manual_seed(0)
-    policy, rng = Proposals(2, 1, 4, 16), Rng.of(0)
+    policy, rng = Proposals(2, 1, 4, 16, policies=2), Rng.of(0)
     x = rng.normal((256, 2))[0]
     sign = (rng.uniform((256,))[0] < 0.5).float() * 2 - 1
-    actions = (0.7 * sign + 0.05 * rng.normal((256,))[0])[:, None]
+    who = torch.arange(256) % 4 // 3
+    actions = (0.7 * torch.where(who == 1, 1.0, sign) + 0.05 * rng.normal((256,))[0])[:, None]
     optimiser = torch.optim.Adam(policy.parameters(), 1e-2)
     for _ in range(100):
         optimiser.zero_grad()
-        loss = -log_prob(policy(x), actions).mean()
+        loss = -log_prob(policy(x, who), actions).mean()
         loss.backward()
         optimiser.step()
     with torch.no_grad():
-        found = sample(policy(x), rng.uniform((256 * 4,)).reshape(256, 4), rng.normal((256, 4, 1))[0])
+        chance, normal = rng.uniform((256 * 4,)).reshape(256, 4), rng.normal((256, 4, 1))[0]
+        found, always = (sample(policy(x, torch.full((256,), n)), chance, normal) for n in (0, 1))
+    assert float((always > 0).float().mean()) > 0.95
     assert float((found.abs() < 0.4).float().mean()) < 0.05
     assert 0.35 < float((found > 0).float().mean()) < 0.65
 

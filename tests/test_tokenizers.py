@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ CONFIGS = {
 OBJECTIVES = {"vqvae": vqvae.objective, "fsq": vqvae.objective, "mae": mae.objective, "dynamics": dynamics.objective}
 
 
-def made(kind: str) -> torch.nn.Module:
+def made(kind: str) -> Any:
     torch.manual_seed(0)
     net = build({"kind": kind, **dataclasses.asdict(CONFIGS[kind])})
     assert isinstance(net, torch.nn.Module)
@@ -69,7 +70,7 @@ def loss_of(net: torch.nn.Module, clip: Clip, kind: str, seed: int = 0) -> Loss:
     return OBJECTIVES[kind](net, clip, all_known(clip, kind), Rng.of(seed, batch=len(clip.frames)))
 
 
-def trained(kind: str, steps: int, frames: int = 32, lr: float = 3e-3) -> tuple[torch.nn.Module, list[float]]:
+def trained(kind: str, steps: int, frames: int = 32, lr: float = 3e-3) -> tuple[Any, list[float]]:
     net, totals = made(kind).train(), []
     optimiser = torch.optim.Adam(net.parameters(), lr)
     for step in range(steps):
@@ -102,6 +103,7 @@ def test_the_gradient_goes_straight_through_a_code() -> None:
         weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
         found = net(x)
         (found.vectors * weights).sum().backward()
+        assert x.grad is not None
         if isinstance(net, Nearest):
             assert torch.equal(x.grad, weights)
             assert torch.allclose(found.vectors, net.vectors(found.codes), atol=1e-6)
@@ -113,6 +115,7 @@ def test_commitment_pulls_features_to_their_codes() -> None:
     net, x = Nearest(7, 3), features().requires_grad_()
     found = net(x)
     found.commitment.sum().backward()
+    assert x.grad is not None
     assert torch.allclose(x.grad, 2 * (x.detach() - net.vectors(found.codes)) / (4 * 3), atol=1e-6)
 
 
@@ -436,7 +439,7 @@ def test_dino_is_frozen_and_its_checkpoint_needs_no_hub(tmp_path: Path) -> None:
     assert all(p.grad is None for p in net.dino.parameters())
     assert all(p.grad is not None for p in net.distil.parameters())
     again = build(json.loads(json.dumps(config_of(net))))
-    assert isinstance(again, torch.nn.Module)
+    assert isinstance(again, dino.DINOTokenizer)
     again.load_state_dict(net.state_dict())
     assert np.array_equal(codes_of(net.eval(), bars(5)), codes_of(again.eval(), bars(5), batch=2))
     assert net.decode(net.encode(clip.frames[:, 0, 0])).shape == (6, 1, 16, 16)

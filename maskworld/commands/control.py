@@ -50,9 +50,9 @@ def fit_command(
         raise ValueError(f"--minutes {minutes:g}: above 0")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     path = checkpoint_.find(checkpoint)
-    net = acting(checkpoint, device)
-    episodes = read(data)
-    began = time.monotonic()
+    net, policies = acting(checkpoint, device)
+    episodes = read(data).at(net.config.size)
+    began = math.inf
 
     def until(share: float) -> float | None:
         return None if minutes is None else began + share * minutes * 60
@@ -64,10 +64,11 @@ def fit_command(
 
     with bar:
         bar.set_postfix_str("reads the episodes")
-        train, valid = (control.decisions_of(net, split(episodes, which)) for which in ("train", "valid"))
+        train, valid = (control.decisions_of(net, split(episodes, which), policies) for which in ("train", "valid"))
         actor = control.actor_of(net, fitting.seed)
+        began = time.monotonic()
         bar.set_postfix_str("imitates")
-        policy = control.fit_proposals(net, actor, train, valid, fitting, until(0.2))
+        policy = control.fit_proposals(net, actor, train, valid, fitting, until(0.3))
         bar.set_postfix_str("draws futures")
         targets = control.draw_targets(net, actor, train, fitting, until(0.8), progress, fast_precision(device))
         bar.set_postfix_str("distils")
@@ -101,13 +102,14 @@ def fit_command(
     return 0
 
 
-def acting(checkpoint: str, device: str) -> voc.VOC:
-    """A video occupancy model that is told actions. ValueError for any other model."""
+def acting(checkpoint: str, device: str) -> tuple[voc.VOC, tuple[str, ...]]:
+    """A video occupancy model that is told actions, and the names of the policies of which it is told. ValueError for
+    any other model."""
     world = load_world(checkpoint, device)
     if not isinstance(world.net, voc.VOC):
         raise ValueError(f"{checkpoint} is of the family {world.about.get('family')}: only voc has values to act by")
     control.check_told(world.net)
-    return world.net
+    return world.net, tuple(world.about.get("policies", ()))
 
 
 def fingerprint(net: voc.VOC) -> int:
@@ -155,7 +157,7 @@ def control_command(
         if value is not None and value < 1:
             raise ValueError(f"--{name} {value}: 1 or more")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    net = acting(checkpoint, device)
+    net, _ = acting(checkpoint, device)
     actor, of = controller(checkpoint, net, needed=how != "mpc")
     gamma = control.discount(net, gamma)
     data = of.get("data", {})

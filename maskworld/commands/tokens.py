@@ -37,7 +37,7 @@ def tokens_command(name: str, data: Path, frames: int, json: bool) -> int:
     if frames < 1:
         raise ValueError(f"--frames {frames}: 1 or more")
     tokenizer, about = load_tokenizer(name)
-    held_out = _evenly(split(read(data), "test"), frames)
+    held_out = _evenly(split(read(data).at(tokenizer.size), "test"), frames)
     found = measure(tokenizer, held_out)
     gh, gw = tokenizer.grid
     kind = about["config"]["kind"]

@@ -66,7 +66,7 @@ def fit_command(
     found = episodes_.read(data)
     _check_told(fitting, found)
     if fitting.tokenizer not in _kinds():
-        _check_reads(fitting.tokenizer, found)
+        _check_reads(fitting, found)
     of = {"name": found.name, "episodes": len(found), "frames": sum(found.lengths)}
     fit = _resumed(out, fitting, of) if resume else _begun(out, fitting, of)
     if resume:
@@ -130,16 +130,18 @@ def _check_told(fitting: Fitting, found: Episodes) -> None:
         raise ValueError(f"--tokenizer dynamics learns from actions, and the episodes of {found.name} have none")
 
 
-def _check_reads(tokenizer: str, found: Episodes) -> None:
+def _check_reads(fitting: Fitting, found: Episodes) -> None:
+    tokenizer = fitting.tokenizer
     try:
         net = load_tokenizer(tokenizer)[0]
     except ValueError as error:
         raise ValueError(f"--tokenizer is one of {', '.join(_kinds())}, or a checkpoint of one: {error}") from None
-    wanted = (net.size, net.size, net.channels)
-    if tuple(found.shape) != wanted:
-        sizes = ["x".join(map(str, shape)) for shape in (wanted, found.shape)]
+    if fitting.size not in (None, net.size):
+        raise ValueError(f"--size {fitting.size}: --tokenizer {tokenizer} reads frames of {net.size}x{net.size}")
+    if found.at(net.size).shape[2] != net.channels:
         raise ValueError(
-            f"--tokenizer {tokenizer} reads frames of {sizes[0]}, and those of {found.name} are {sizes[1]}"
+            f"--tokenizer {tokenizer} reads frames of {net.channels} channels, and those of {found.name} have "
+            f"{found.shape[2]}"
         )
 
 
@@ -148,7 +150,9 @@ def _tokenizer_recipe(data: Path, fitting: Fitting) -> train.Recipe:
 
     kind: Any = fitting.tokenizer
     weights: dict[str, Any] = {} if fitting.weights is None else {"weights": fitting.weights}
-    return tokenizer(data, kind, grid=fitting.grid, vocab=fitting.vocab, seed=fitting.seed, **weights)
+    return tokenizer(
+        data, kind, grid=fitting.grid, vocab=fitting.vocab, size=fitting.size, seed=fitting.seed, **weights
+    )
 
 
 def _occupancy_recipe(data: Path, tokenizer: str, config: voc.Config, td: voc.TD, fitting: Fitting) -> train.Recipe:
@@ -262,6 +266,7 @@ def watched(net: voc.VOC, fps: float | None, path: Path, number: int | None) -> 
         video = video_.read(path, fps=fps, size=size, grey=net.config.channels == 1)
         return Watched(video.frames.numpy(), video.fps, video.note)
     found, own = source
+    found = found.at(net.config.size) if found[0].frames.dtype == np.uint8 else found
     if number is None:
         number = own if own is not None else _first_held_out(len(found))
     if not 0 <= number < len(found):
@@ -609,7 +614,7 @@ def evaluate_command(
     other = None if mc is None else _monte_carlo(mc, device, gammas)
     one = None if onestep is None else _subject(onestep, device, "--onestep ")[1]
     asked = returns.Asked(subject, other, one, unroll, states, drawing.samples, fast_precision(device), drawing.seed)
-    found = episodes_.read(data)
+    found = episodes_.read(data).at(subject.net.config.size)
     held = _Chosen(found, held_out(len(found)))
     before = returns.outcomes(episodes_.split(found, "train"))
     with tqdm(unit="state", leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:

@@ -19,13 +19,14 @@ import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, overload
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float32, Int, Int32, UInt8
 from torch import Tensor
@@ -141,13 +142,30 @@ class Episodes(Sequence[Any]):  # of Episode; but whoever checks types as they r
         if number in self._held:
             self._held.move_to_end(number)
         else:
-            self._held[number] = _read_one(self._places[number])
+            self._held[number] = self._resized(_read_one(self._places[number]))
             while len(self._held) > 1 and sum(e.frames.nbytes for e in self._held.values()) > HELD_BYTES:
                 self._held.popitem(last=False)
         return self._held[number]
 
     def _some(self, numbers: Iterable[int]) -> Episodes:
         return Episodes(self.name, self.fps, [self._places[i] for i in numbers], self.actions, self.shape)
+
+    def at(self, size: int) -> Episodes:
+        """The same, with square frames resized to so many pixels of a side (antialiased) as they are read.
+
+        Raises ValueError for frames that are not square, and where they would have no pixels.
+        """
+        h, w, c = self.shape
+        if h != w or size < 1:
+            raise ValueError(f"{self.name}: square frames can be resized to 1 pixel or more, not {h}x{w} to {size}")
+        return Episodes(self.name, self.fps, self._places, self.actions, (size, size, c))
+
+    def _resized(self, episode: Episode) -> Episode:
+        if episode.frames.shape[1:] == self.shape or episode.frames.dtype != np.uint8:
+            return episode
+        frames = torch.from_numpy(episode.frames).movedim(-1, 1)
+        frames = F.interpolate(frames, self.shape[:2], mode="bilinear", antialias=True)
+        return replace(episode, frames=np.ascontiguousarray(frames.movedim(1, -1).numpy()))
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_held": OrderedDict()}

@@ -1,6 +1,6 @@
 """What acts: a policy that proposes actions, and the value of each; small perceptrons over a state's vector.
 
-    mixture = proposals(x)                          once for each state
+    mixture = proposals(x, who)                     once for each state and policy
     actions = sample(mixture, uniform, normal)      several of each
     values = critic(x, actions, gamma)
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 LEAST_STD, GREATEST_STD = 0.03, 2.0
@@ -56,13 +56,15 @@ class Mixture(NamedTuple):
 
 
 class Proposals(nn.Module):
-    """What is done in a state: a mixture of normals (Bishop 1994)."""
+    """What is done in a state, by each of several policies: a mixture of normals (Bishop 1994)."""
 
-    def __init__(self, dim: int, actions: int, components: int, width: int):
+    def __init__(self, dim: int, actions: int, components: int, width: int, policies: int = 1):
         super().__init__()
         self.actions, self.components = actions, components
         self.scaled = Scaled()
-        self.layers = nn.Sequential(nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.first = nn.Linear(dim, width)
+        self.who = nn.Embedding(policies, width)
+        self.layers = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.logit = nn.Linear(width, components)
         self.mean = nn.Linear(width, components * actions)
         self.log_std = nn.Linear(width, components * actions)
@@ -74,8 +76,8 @@ class Proposals(nn.Module):
             self.mean.bias.copy_(repeat(places, "m -> (m a)", a=actions))
             self.log_std.bias.fill_(math.log(0.5))
 
-    def forward(self, x: Float[Tensor, "b d"]) -> Mixture:
-        h = self.layers(self.scaled(x))
+    def forward(self, x: Float[Tensor, "b d"], who: Int[Tensor, " b"]) -> Mixture:
+        h = self.layers(self.first(self.scaled(x)) + self.who(who))
         mean, log_std = (rearrange(f(h), "b (m a) -> b m a", m=self.components) for f in (self.mean, self.log_std))
         return Mixture(self.logit(h), mean, log_std.clamp(math.log(LEAST_STD), math.log(GREATEST_STD)))
 

@@ -44,6 +44,7 @@ def tokenizer(
     weights: str = "facebook/dinov2-small",
     batch: int = 32,
     lr: float = 2e-3,
+    size: int | None = None,
     seed: int = 0,
     look_every: int = 500,
 ) -> Recipe:
@@ -62,10 +63,11 @@ def tokenizer(
         weights: of DINOv2, a folder or a name on the hub; dino alone.
         batch: frames a step, or pairs of them.
         lr: learning rate after the warm-up.
+        size: pixels of a side to which frames are resized; their own otherwise.
         seed: of the weights, the data, what is hidden and the noise.
         look_every: steps between two strips of frames and what came back.
     """
-    episodes = read(data)
+    episodes = read(data) if size is None else read(data).at(size)
     size, channels = _sizes(episodes, data)
     torch.manual_seed(mix(seed))  # the weights
     net = _network(

@@ -38,8 +38,8 @@ def voc_episodes(
         seed: of the weights, the data and the draws.
         look_every: steps between two strips of draws.
     """
-    found = episodes.read(data)
     of, about = load_tokenizer(tokenizer)
+    found = episodes.read(data).at(of.size)
     labels = found.policies if policies else ()
     config = dataclasses.replace(config, actions=found.actions if acts else 0, policies=len(labels))
     train, valid = (in_codes(of, episodes.split(found, part)) for part in ("train", "valid"))
