@@ -396,3 +396,25 @@ def test_a_damaged_description(folder, text, says):
     (folder / "episodes.json").write_text(text)
     with pytest.raises(ValueError, match=says):
         episodes.read(folder)
+
+
+def test_frames_are_resized_as_they_are_read(tmp_path: Path) -> None:
+    """To any size, antialiased: flat colours stay, means stay, and what is not a picture is not touched."""
+    frames = np.zeros((4, 16, 16, 3), np.uint8)
+    frames[:, :, 8:] = 200
+    frames[2] = 77
+    actions = np.zeros((4, 1), np.float32)
+    actions[-1] = np.nan
+    one = episodes.Episode(frames, actions, np.arange(4, dtype=np.float32), terminal=True, policy="p")
+    episodes.write(tmp_path / "e", [one] * 3, 8.0, {})
+    found = episodes.read(tmp_path / "e")
+    small = found.at(8)
+    assert small.shape == (8, 8, 3) and found.shape == (16, 16, 3) and len(small) == 3
+    assert small[0].frames.shape == (4, 8, 8, 3) and (small[0].frames[2] == 77).all()
+    assert (small[0].frames[0, :, :3] == 0).all() and (small[0].frames[0, :, 5:] == 200).all()
+    assert abs(small[0].frames[0].astype(float).mean() - 100) < 1
+    np.testing.assert_array_equal(small[0].rewards, one.rewards)
+    assert small[0].terminal and episodes.split(small, "test").shape == (8, 8, 3)
+    assert np.array_equal(found.at(16)[0].frames, one.frames)
+    with pytest.raises(ValueError, match="square frames"):
+        found.at(0)

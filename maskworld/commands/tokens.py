@@ -4,33 +4,12 @@ from __future__ import annotations
 
 import json as json_
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
-from maskworld import checkpoint
 from maskworld.data.episodes import Episodes, read, split
-from maskworld.tokenizers.base import Tokenizer, measure
-from maskworld.tokenizers.kinds import build
-
-
-def load_tokenizer(name: str | Path, device: torch.device | str = "cpu") -> tuple[Tokenizer, dict[str, Any]]:
-    """(tokenizer, what its checkpoint says of it), by path, by its name in the zoo, or as `hub:owner/name`.
-
-    Raises ValueError where there is none, where it is a model of another family, or holds NaN.
-    """
-    path = checkpoint.find(name)
-    tensors, about = checkpoint.read(path)
-    checkpoint.finite(tensors, path)
-    if about.get("family") != "tokenizer" or not isinstance(about.get("config"), dict):
-        raise ValueError(f"{path} is a model of the family {about.get('family')!r}, not a tokenizer")
-    net = build(about["config"])
-    assert isinstance(net, torch.nn.Module)
-    if {key: value.shape for key, value in tensors.items()} != {k: v.shape for k, v in net.state_dict().items()}:
-        raise ValueError(f"{path}: its weights do not fit its own configuration")
-    net.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in tensors.items()})
-    return net.eval().requires_grad_(False).to(device), about
+from maskworld.tokenizers.base import measure
+from maskworld.world import TOKENIZER, load_tokenizer
 
 
 def tokens_command(name: str, data: Path, frames: int, json: bool) -> int:
@@ -40,7 +19,7 @@ def tokens_command(name: str, data: Path, frames: int, json: bool) -> int:
     held_out = _evenly(split(read(data).at(tokenizer.size), "test"), frames)
     found = measure(tokenizer, held_out)
     gh, gw = tokenizer.grid
-    kind = about["config"]["kind"]
+    kind = (about["config"] if about["family"] == TOKENIZER else about[TOKENIZER])["kind"]
     if json:
         row = {"kind": kind, "vocab": tokenizer.vocab, "grid": [gh, gw], "frames": len(held_out), **found}
         print(json_.dumps({"checkpoint": name, "data": str(data), **row}))

@@ -426,10 +426,12 @@ def video_transformer(name: str, device: torch.device | str = "cpu") -> Extracto
     except ImportError as error:
         raise ValueError(f"hf:{name} needs transformers: pip install 'maskworld[hf]'") from error
     try:
-        net = VideoMAEModel.from_pretrained(name).to(device).eval()
+        net = VideoMAEModel.from_pretrained(name).eval()
+        torch.nn.Module.to(net, device)
     except (OSError, ValueError) as error:
         raise ValueError(f"hf:{name}: no VideoMAE there ({str(error).splitlines()[0]})") from error
     size, count = net.config.image_size, net.config.num_frames
+    assert isinstance(size, int), f"frames of {size}: square ones are wanted"
     mean = torch.tensor([0.485, 0.456, 0.406], device=device)[:, None, None]
     std = torch.tensor([0.229, 0.224, 0.225], device=device)[:, None, None]
 
