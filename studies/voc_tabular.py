@@ -208,13 +208,10 @@ def main() -> None:
         td = ARMS[arm] if ARMS[arm].steps is None else dataclasses.replace(ARMS[arm], tau=given.tau)
         for gamma in given.gammas:
             runs = [trained(td, gamma, budget, seed) for seed in given.seeds]
-            rows.append(
-                {"arm": arm, "gamma": gamma, "apart": [r[0] for r in runs], "cpu_seconds": [r[1] for r in runs]}
-            )
-            each = ", ".join(f"{run[0]:.4f}" for run in runs)
-            print(
-                f"{arm}, g = {gamma:g}: total variation {each}; {np.mean([r[1] for r in runs]):.0f} CPU s", flush=True
-            )
+            found, seconds = ([run[i] for run in runs] for i in (0, 1))
+            rows.append({"arm": arm, "gamma": gamma, "apart": found, "cpu_seconds": seconds})
+            each = ", ".join(f"{value:.4f}" for value in found)
+            print(f"{arm}, g = {gamma:g}: total variation {each}; {np.mean(seconds):.0f} CPU s", flush=True)
     print("\n" + table(rows))
     if given.write is not None:
         write(given.write, table(rows))

@@ -43,13 +43,13 @@ def voc_chain(
 
 
 def voc_clock(
-    period: int = 512,
+    period: int = 64,
     config: Config = tiny(gammas=(0.8, 0.9)),
-    td: TD = TD(),
+    td: TD = TD(steps=16),
     episodes: int = 400,
     length: int = 128,
     batch: int = 128,
-    lr: float = 1e-3,
+    lr: float = 3e-3,
     seed: int = 0,
     look_every: int = 2000,
 ) -> Recipe:
