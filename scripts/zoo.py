@@ -58,7 +58,12 @@ def main() -> None:
 
 
 def _score(report: dict) -> dict:
-    """What a reader of the card compares: of `maskworld evaluate --json`, or of `maskworld probe --json`."""
+    """What a reader of the card compares: of `evaluate --json`, `probe --json`, `value evaluate --json` or
+    `value act --json`."""
+    if report["command"] == "value evaluate":
+        return {"samples": report["samples"], "tables": report["tables"]}
+    if report["command"] == "act":
+        return {key: report[key] for key in ("task", "how", "episodes", "decisions", "rows", "above")}
     if report["command"] == "probe":
         return {key: report[key] for key in ("memory", "episodes", "scores", "curves")}
     kept = {key: report[key] for key in ("task", "clips", "samples", "seed")}

@@ -27,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import between
 import numpy as np
 import torch
 
@@ -282,21 +283,6 @@ def _markdown(head: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join([name, *cells])} |" for name, cells in rows.items())])
 
 
-MARKS = ("<!-- studies/memory.py -->", "<!-- end of studies/memory.py -->")
-
-
-def write(path: Path, text: str) -> None:
-    """Put the text between the marks of a document. Raises ValueError where it has none."""
-    old = path.read_text()
-    if not all(mark in old for mark in MARKS):
-        raise ValueError(f"{path} lacks the marks {' and '.join(MARKS)}, between which the tables go")
-    before, rest = old.split(MARKS[0], 1)
-    after = rest.split(MARKS[1], 1)[1]
-    beside = path.with_suffix(".part")
-    beside.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
-    beside.replace(path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0, help="of training the memories of a seed")
@@ -330,7 +316,7 @@ def main() -> None:
         rows.append(summary(arm, seeds, speed(arm, options.seeds[0], options)))
     print(tables(rows))
     if options.write is not None:
-        write(options.write, tables(rows))
+        between.write(options.write, "memory", tables(rows))
     if options.json:
         print(json.dumps({"study": "memory", "minutes": options.minutes, "arms": rows}))
 

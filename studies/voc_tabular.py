@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import between
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -158,8 +159,6 @@ def apart(net: voc.VOC, chain: Chain, gamma: float) -> float:
 
 # -- the table ------------------------------------------------------------------------------------
 
-MARKS = ("<!-- studies/voc_tabular.py -->", "<!-- end of studies/voc_tabular.py -->")
-
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: an arm in each line, a discount in each column."""
@@ -172,18 +171,6 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         seconds = np.mean([s for row in cells.values() for s in row["cpu_seconds"]])
         lines.append(f"| {arm} | {' | '.join(numbers)} | {seconds:.0f} |")
     return "\n".join(lines)
-
-
-def write(path: Path, text: str) -> None:
-    """Put the text between the marks of a document. Raises ValueError where it has none."""
-    old = path.read_text()
-    if not all(mark in old for mark in MARKS):
-        raise ValueError(f"{path} lacks the marks {' and '.join(MARKS)}, between which the table goes")
-    before, rest = old.split(MARKS[0], 1)
-    after = rest.split(MARKS[1], 1)[1]
-    beside = path.with_suffix(".part")
-    beside.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
-    beside.replace(path)
 
 
 def main() -> None:
@@ -214,7 +201,7 @@ def main() -> None:
             print(f"{arm}, g = {gamma:g}: total variation {each}; {np.mean(seconds):.0f} CPU s", flush=True)
     print("\n" + table(rows))
     if given.write is not None:
-        write(given.write, table(rows))
+        between.write(given.write, "voc_tabular", table(rows))
     if given.json:
         print(json.dumps({"study": "voc_tabular", "budget": budget._asdict(), "tau": given.tau, "arms": rows}))
 

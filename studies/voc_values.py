@@ -20,6 +20,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import between
 import torch
 
 from maskworld import checkpoint, returns
@@ -31,7 +32,6 @@ from maskworld.recipes.voc_episodes import voc_episodes
 from maskworld.train import STATE, Recipe, train
 from maskworld.world import load
 
-MARKS = ("<!-- studies/voc_values.py -->", "<!-- end of studies/voc_values.py -->")
 ARMS = ("td", "mc", "onestep")
 
 # -- training -------------------------------------------------------------------------------------
@@ -121,15 +121,6 @@ def _cell(x: dict[str, float | None]) -> str:
     return f"{x['mean']:.2f}" + ("" if x["low"] is None else f" [{x['low']:.2f}, {x['high']:.2f}]")
 
 
-def write(path: Path, text: str) -> None:
-    """Put the tables between the marks."""
-    whole = path.read_text(encoding="utf-8")
-    if any(mark not in whole for mark in MARKS):
-        raise SystemExit(f"{path} has no marks {MARKS[0]} and {MARKS[1]}")
-    before, rest = whole.split(MARKS[0])
-    path.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{rest.split(MARKS[1])[1]}", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -158,7 +149,7 @@ def main() -> None:
     rows = [asked(options, kind) for kind in options.tokenizers]
     print(tables(rows))
     if options.write is not None:
-        write(options.write, tables(rows))
+        between.write(options.write, "voc_values", tables(rows))
     if options.json:
         print(json.dumps({"study": "voc_values", "rows": rows}))
 
