@@ -306,6 +306,8 @@ class TD:
             raise ValueError(f"the model goes on after 1 or more real steps, not {self.steps}")
         if not 0 < self.tau <= 1:
             raise ValueError(f"tau is above 0 and at most 1, not {self.tau}")
+        if self.loss == "distribution" and (self.temperature != 1.0 or self.top_k is not None):
+            raise ValueError("the whole distribution is that of an exact draw: temperature 1, no top_k")
 
 
 class Written(NamedTuple):
@@ -398,8 +400,6 @@ def written(net: VOC, td: TD, clip: Clip, told: Told, rng: Rng) -> Written:
     tokens = tokens.index_put((goes_on,), found[:, 0])
     if logits is None:
         return Written(tokens, None, drawn)
-    if td.temperature != 1.0 or td.top_k is not None:
-        raise ValueError("the whole distribution is that of an exact draw: temperature 1, no top_k")
     full = logits.new_zeros(b, *logits.shape[2:])
     return Written(tokens, full.index_put((goes_on,), logits[:, 0]), drawn)
 

@@ -76,7 +76,7 @@ def recipe(
         draw=state_known(config.stack),
         data=data,
         valid=held,
-        lr=inverse_sqrt(lr, 200, 4000),
+        lr=inverse_sqrt(lr, 200, 1000),  # a rate that stays keeps distributions blurred
         ema=power_ema(0.1),
         batch=batch,
         betas=(0.9, 0.99),
