@@ -286,11 +286,11 @@ def test_models_that_are_none(cli, tiny_checkpoint, video_file, tmp_path):
     tensors, about = checkpoint.read(tiny_checkpoint)
     nan = {name: value * float("nan") for name, value in tensors.items()}
     checkpoint.write(tmp_path / "nan.safetensors", nan, about)
-    checkpoint.write(tmp_path / "other.safetensors", tensors, {**about, "family": "voc"})
+    checkpoint.write(tmp_path / "other.safetensors", tensors, {**about, "family": "maskgwm"})
     (tmp_path / "cut.safetensors").write_bytes(tiny_checkpoint.read_bytes()[:-100])
     for name, says in (
         ("nan.safetensors", "NaN"),
-        ("other.safetensors", "family 'voc'"),
+        ("other.safetensors", "family maskgwm"),
         ("cut.safetensors", "truncated"),
         ("absent.safetensors", "no checkpoint"),
         ("hub:nobody/nothing", "hub repository"),

@@ -300,6 +300,7 @@ def test_a_tokenizer_that_is_given_is_not_trained(cli, plain, chain_folder, tmp_
 def test_bad_input(cli, model, plain, tiny_checkpoint, chain_folder, film, tmp_path) -> None:
     far, still, empty = model("far", gammas=(0.8,)), tmp_path / "still.npz", tmp_path / "empty.npz"
     large = model("large", size=32)
+    assert cli("value", "estimate", large, chain_folder, "--samples", 2)[0] == 0  # episodes are resized
     np.savez(empty, frames=np.zeros((0, 16, 16, 3), np.uint8), fps=8.0)
     np.savez(still, frames=np.zeros((1, 16, 16, 3), np.uint8), fps=8.0)
     assert cli("value", "estimate", plain, still, "--samples", 2)[0] == 0
@@ -315,7 +316,6 @@ def test_bad_input(cli, model, plain, tiny_checkpoint, chain_folder, film, tmp_p
         (("estimate", plain, empty), "empty.npz"),
         (("estimate", plain, tmp_path / "none.mp4"), "no such file"),
         (("estimate", tiny_checkpoint, film), "is of the family mcvd: only video occupancy models (voc)"),
-        (("estimate", large, chain_folder), "this model sees one view of 1 x 32 x 32"),
         (("evaluate", plain, chain_folder, "--mc", plain), "was not learnt by Monte Carlo"),
         (("evaluate", plain, chain_folder, "--onestep", far), "has not learnt the discount 0"),
         (("evaluate", plain, chain_folder, "--states", "0"), "--states 0: 1 or more"),
@@ -325,7 +325,7 @@ def test_bad_input(cli, model, plain, tiny_checkpoint, chain_folder, film, tmp_p
         ((*fit, "--minutes", "0"), "--minutes 0: above 0"),
         ((*fit, "--td-steps", "-1"), "--td-steps -1"),
         ((*fit, "--tokenizer", "vqvea"), "--tokenizer is one of vqvae, fsq, mae, dino, dynamics, or a checkpoint"),
-        ((*fit, "--tokenizer", large), "reads frames of 32x32x1, and those of chain are 16x16x1"),
+        ((*fit, "--tokenizer", large, "--size", 16), "--size 16: --tokenizer"),
         ((*fit, "--grid", "3"), "a grid of 3 does not fit"),
         ((*fit, "--resume"), "no fit to resume"),
         (("fit", tmp_path, "-o", tmp_path / "new"), "no episodes in"),

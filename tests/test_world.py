@@ -17,8 +17,8 @@ from maskworld.masks import past_and_future
 from maskworld.memory.evict import Evicting
 from maskworld.memory.window import Window
 from maskworld.noise import Rng
-from maskworld.papers import forcing, mcvd
-from maskworld.world import BRICKS, World, bricks, half, load, network
+from maskworld.papers import forcing, mcvd, voc
+from maskworld.world import BRICKS, Reach, World, bricks, half, load, network, reach
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +246,7 @@ def nan(tensors: dict, about: dict) -> None:
     [
         (drop_field, "its weights do not fit"),
         (add_field, r"newer version: its configuration has \['colour'\]"),
-        (other_family, "family 'maskgwm'; this version knows mcvd and forcing"),
+        (other_family, "family maskgwm; this version knows mcvd, forcing, voc"),
         (no_family, "family None"),
         (no_config, "which configuration"),
         (wrong_type, "configuration is damaged"),
@@ -293,10 +293,11 @@ def acts(t: int, b: int = 1) -> torch.Tensor:
 
 
 def test_what_both_families_say_of_themselves(world, causal):
-    common = [(w.size, w.channels, w.past, w.future, w.stride, w.num_frames, w.actions) for w in (world, causal)]
-    assert common == [(16, 1, 2, 2, 2, 6, 0), (64, 3, 8, 8, 2, 10, 9)]
-    assert (world.reach.around, world.reach.window, world.reach.memories) == ((2, 2), None, ())
-    assert (causal.around, causal.window, causal.memories) == ((4, 4), 8, ("merge", "ssm"))
+    assert [(w.size, w.channels) for w in (world, causal)] == [(16, 1), (64, 3)]
+    assert world.reach == Reach(2, 2, (2, 2), 2, 2, 6)
+    assert causal.reach == Reach(8, 8, (4, 4), 2, 8, 10, 8, 9, ("merge", "ssm"))
+    values = voc.Config(stack=3, actions=6)
+    assert reach(values) == Reach(3, 0, (3, 0), 1, 1, 4, None, 6)
 
 
 def test_every_verb_of_the_causal_family(causal):

@@ -69,7 +69,7 @@ def memory_of(name: str, world: World, cameras: bool, window: int | None = None,
     if world.reach.window is None:
         if name != "window" or window is not None:
             raise ValueError(
-                f"this model is shown the {world.reach.past} frames before: its one memory is a window of that size"
+                f"this model sees only the {world.reach.past} frames before: its one memory is a window of that size"
             )
         return Chosen(name, Window(max(world.reach.past, 1)), max(world.reach.past, 1))
     size = world.reach.window if window is None else window
