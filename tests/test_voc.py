@@ -458,6 +458,10 @@ def test_rewards_are_of_arriving_and_in_units_of_the_data() -> None:
     rewards = torch.tensor([[0.0, 1.0, 3.0, 7.0, 9.0]]).expand(2, 5)
     made.begin(torch.tensor([1.0, 5.0]), bootstraps=False)
     assert made.reward_mean == 3 and made.reward_std == 2
+    state = torch.tensor([[0, 1, 1, 2]])
+    said = made.reward(nn.functional.one_hot(state, VOCAB).flatten(1) / made.code_size)
+    torch.testing.assert_close(made.rewards(state), 3 + 2 * said[:, 0])
+    torch.testing.assert_close(made.code_size, torch.tensor(VOCAB**-0.5))  # one-hot vectors are of this size
     terms = ask(made, voc.TD(steps=1), dataclasses.replace(one, rewards=rewards))
     following = voc.states_of(made, one)[:, 2]
     torch.testing.assert_close(terms["reward"], ((made.rewards(following) - 3.0) / 2).square())
