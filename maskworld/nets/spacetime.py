@@ -27,7 +27,8 @@ _APART: dict[Over, str] = {
 }
 _TOGETHER: dict[Over, str] = {over: " -> ".join(reversed(pattern.split(" -> "))) for over, pattern in _APART.items()}
 
-Grid = Float[Tensor, "b v t gh w d"]
+Grid = Float[Tensor, "b v t gh _ _"]
+"""Tokens: so many in a row as there are, of any width."""
 
 
 class Attention(nn.Module):
@@ -40,14 +41,16 @@ class Attention(nn.Module):
         super().__init__()
         if dim % heads or dim // heads % 2:
             raise ValueError(f"{heads} heads of an even number of channels do not divide a width of {dim}")
-        self.heads, self.over = heads, over
+        self.heads = heads
+        self.over: Over = over
         self.qkv = nn.Linear(dim, 3 * dim)
         self.norm_q = nn.Parameter(torch.ones(dim // heads))
         self.norm_k = nn.Parameter(torch.ones(dim // heads))
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Grid, angles: Float[Tensor, "b t p"] | None, looks: Bool[Tensor, "n #g q k"] | None) -> Grid:
-        """`angles` turn queries and keys by time (attention over time alone); `looks` is True where one may look."""
+        """What each token found, still to go through `out`. `angles` turn queries and keys by time (attention over
+        time alone); `looks` is True where one may look."""
         _, v, _, gh, w, _ = x.shape
         parts = [rearrange(part, _APART[self.over], g=self.heads) for part in self.qkv(x).chunk(3, dim=-1)]
         q, k = _normed(parts[0], self.norm_q), _normed(parts[1], self.norm_k)
@@ -57,7 +60,7 @@ class Attention(nn.Module):
         if looks is not None and looks.shape[1] > 1:  # another for each place: heads lie within places
             looks = looks.repeat_interleave(self.heads, dim=1)
         found = attend(q, k, parts[2], looks)
-        return self.out(rearrange(found, _TOGETHER[self.over], g=self.heads, v=v, gh=gh, w=w, b=x.shape[0]))
+        return rearrange(found, _TOGETHER[self.over], g=self.heads, v=v, gh=gh, w=w, b=x.shape[0])
 
 
 def _normed(x: Float[Tensor, "n g t e"], weight: Float[Tensor, " e"]) -> Float[Tensor, "n g t e"]:
@@ -112,9 +115,19 @@ class SpaceBlock(nn.Module):
         self.attention, self.mlp = Attention(dim, heads, over), _mlp(dim, ratio)
         self.modulate = Modulated(dim, dim_told, 2)
 
-    def forward(self, x: Grid, told: Float[Tensor, "b v t m"], looks: Bool[Tensor, "n #g q k"] | None = None) -> Grid:
+    def forward(
+        self,
+        x: Grid,
+        told: Float[Tensor, "b v t m"],
+        looks: Bool[Tensor, "n #g q k"] | None = None,
+        only: Int[Tensor, "b v t r"] | None = None,
+    ) -> Grid:
+        """All tokens, or those at the places `only`, as a grid of as many rows."""
         (shift, scale, gate), (shift2, scale2, gate2) = self.modulate(told)
-        x = x + gate * self.attention(self.modulate.before(x, shift, scale), None, looks)
+        found = self.attention(self.modulate.before(x, shift, scale), None, looks)
+        if only is not None:
+            x, found = gather(x, only, x.shape[3]), gather(found, only, x.shape[3])
+        x = x + gate * self.attention.out(found)
         return x + gate2 * self.mlp(self.modulate.before(x, shift2, scale2))
 
 
@@ -141,12 +154,16 @@ class TimeBlock(nn.Module):
         looks: Bool[Tensor, "n #g q k"] | None,
         acts: Float[Tensor, "b t d"] | None,
         feels: Bool[Tensor, "n 1 q k"] | None,
+        only: Int[Tensor, "b v t r"] | None = None,
     ) -> Grid:
-        """`looks` says which frame may look at which, `feels` which frame feels which action: a row of `feels` that is
-        False everywhere feels none."""
+        """All tokens, or those at the places `only`, as a grid of as many rows. `looks` says which frame may look at
+        which, `feels` which frame feels which action: a row of `feels` that is False everywhere feels none."""
         parts = self.modulate(told)
         shift, scale, gate = parts[0]
-        x = x + gate * self.attention(self.modulate.before(x, shift, scale), angles, looks)
+        found = self.attention(self.modulate.before(x, shift, scale), angles, looks)
+        if only is not None:
+            x, found = gather(x, only, x.shape[3]), gather(found, only, x.shape[3])
+        x = x + gate * self.attention.out(found)
         if self.ask is not None:
             assert acts is not None and feels is not None
             shift, scale, gate = parts[1]

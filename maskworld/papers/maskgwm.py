@@ -394,27 +394,31 @@ class MaskGWM(nn.Module):
         way: Way,
     ) -> Grid:
         """E(z) . M + m . (1 - M), and F of it at what was dropped: what is visible passes by, as it is in use."""
-        tokens = self.token(eps, tau, told.known, way, z)
-        kept = hidden.kept[..., None]
-        full = torch.where(kept, x, tokens.to(x.dtype)) if hidden.places is None else None
-        full = scatter(x, hidden.places, tokens.to(x.dtype)) if full is None else full  # type: ignore[arg-type]
-        filler = self._filler
+        full, rows = z.new_zeros(*z.shape[:-1], self.config.dim, dtype=x.dtype), self.config.grid[0]
+        full = x if hidden.places is None else scatter(x, hidden.places, full)
+        if not self.config.dropped:
+            return full
+        tokens = self.token(eps, tau, told.known, way, z, hidden.dropped)
+        full = scatter(tokens, hidden.dropped, full)
+        filler, only = self._filler, hidden.dropped
+        time = (sight.angles, sight.time, sight.acts, sight.feels)
         if self.config.shared:
-            found = filler.space(full, level)
-            found = filler.time(found, level, sight.angles, sight.time, sight.acts, sight.feels)
-            return torch.where(kept, full, found)
-        found = full
-        rows = hidden.spatial.nonzero()[:, 0]
-        if len(rows):
-            found = found.index_copy(0, rows, filler.space(full[rows], level[rows]).to(found.dtype))
-        rows = (~hidden.spatial).nonzero()[:, 0]
-        if len(rows):
-            views = rearrange(torch.arange(len(full) * full.shape[1], device=rows.device), "(b v) -> b v", b=len(full))
-            part = [None if one is None else one[views[rows].flatten()] for one in (sight.time, sight.feels)]
-            acts = None if sight.acts is None else sight.acts[rows]
-            made = filler.time(full[rows], level[rows], sight.angles[rows], part[0], acts, part[1])
-            found = found.index_copy(0, rows, made.to(found.dtype))
-        return torch.where(kept, full, found)
+            found = filler.time(filler.space(full, level), level, *time, only)
+            return scatter(found, only, full)
+        spatial = hidden.spatial
+        if bool(spatial.all()):
+            return scatter(filler.space(full, level, None, only), only, full)
+        if not bool(spatial.any()):
+            return scatter(filler.time(full, level, *time, only), only, full)
+        found = gather(full, only, rows)
+        some = spatial.nonzero()[:, 0]
+        found = found.index_copy(0, some, filler.space(full[some], level[some], None, only[some]).to(found.dtype))
+        some = (~spatial).nonzero()[:, 0]
+        views = torch.arange(full.shape[0] * full.shape[1], device=some.device).view(full.shape[:2])[some].flatten()
+        looks, feels = (None if one is None else one[views] for one in (sight.time, sight.feels))
+        acts = None if sight.acts is None else sight.acts[some]
+        made = filler.time(full[some], level[some], sight.angles[some], looks, acts, feels, only[some])
+        return scatter(found.index_copy(0, some, made.to(found.dtype)), only, full)
 
     @property
     def _filler(self) -> Filler:
@@ -422,23 +426,32 @@ class MaskGWM(nn.Module):
             raise ValueError("this model is for use: its filler, which training needs, was left out")
         return self.filler
 
-    def token(self, eps: Grid, tau: Float[Tensor, "b v t"], known: Bool[Tensor, "b v t"], way: Way, z: Grid) -> Grid:
-        """m_tau = (1 - tau) f(eps) + tau p, and where it stands (Eq. 3)."""
-        filler = self._filler
+    def token(
+        self,
+        eps: Grid,
+        tau: Float[Tensor, "b v t"],
+        known: Bool[Tensor, "b v t"],
+        way: Way,
+        z: Grid,
+        places: Int[Tensor, "b v t m"],
+    ) -> Float[Tensor, "b v t gh k d"]:
+        """m_tau = (1 - tau) f(eps) + tau p at these places, and where it stands (Eq. 3)."""
+        filler, rows = self._filler, self.config.grid[0]
+        place = self.place(z).expand(*z.shape[:-1], -1)
+        stands = filler.place(gather(place, places, rows))
         if way.token == "state":
-            return filler.of_noise(z) + filler.place(self.place(z))
-        tau = tau[..., None, None, None]
-        vector = filler.vector.expand(*eps.shape[:-1], -1)
+            return filler.of_noise(gather(z, places, rows)) + stands
+        vector = filler.vector[None, None, None, None, None]
         if way.token == "vector":
-            made = vector
-        elif way.token == "noise":
-            made = filler.of_noise(eps)
-        else:
-            made = (1 - tau) * filler.of_noise(eps) + tau * vector
+            return vector + stands
+        made = filler.of_noise(gather(eps, places, rows))
+        if way.token == "mix":
+            tau = tau[..., None, None, None]
+            made = (1 - tau) * made + tau * vector
         if not way.noise_on_references:
             # Nothing was added to a reference frame: its noise would say nothing.
             made = torch.where(known[..., None, None, None], vector.to(made.dtype), made)
-        return made + filler.place(self.place(made))
+        return made + stands
 
 
 _RAY = 3 * (2 * 3 + 1) + 3  # direction in waves, and where the camera stands
@@ -578,11 +591,13 @@ class Hidden(NamedTuple):
     """Which tokens a training step hides.
 
     kept      the visible ones
-    places    of those, in the order in which the encoder sees them; None where none is dropped and attention is masked
+    dropped   places of the others, in raster order
+    places    of the visible ones, in the order in which the encoder sees them; None where attention is masked instead
     spatial   which examples have one mask for all frames (M_spatial, filled by F_s), and not another for each (M_time)
     """
 
     kept: Bool[Tensor, "b v t gh gw"]
+    dropped: Int[Tensor, "b v t m"]
     places: Int[Tensor, "b v t n"] | None
     spatial: Bool[Tensor, " b"]
 
@@ -622,16 +637,14 @@ def hide(config: Config, way: Way, b: int, v: int, t: int, rng: Rng) -> Hidden:
     else:
         kept = masks.rows(gh, gw, config.dropped)(b, v, t, rng)
     kept = torch.where(spatial[:, None, None, None, None], kept[:, :, :1], kept)
+    flat, many = rearrange(kept, "b v t gh gw -> b v t (gh gw)"), gh * config.dropped
+    raster = torch.arange(gh * gw).expand_as(flat)
+    dropped = torch.where(flat, gh * gw, raster).argsort(-1)[..., :many]
     if way.attention != "shift":
-        return Hidden(kept, None, spatial)
-    flat = rearrange(kept, "b v t gh gw -> b v t (gh gw)")
-    number = torch.arange(gh * gw).expand_as(flat)
-    if way.order == "random":
-        key = rng.uniform((v, t, gh * gw))
-        places = torch.where(flat, key, 2.0).argsort(-1)
-    else:
-        places = torch.where(flat, number, gh * gw).argsort(-1)
-    return Hidden(kept, places[..., : gh * (gw - config.dropped)], spatial)
+        return Hidden(kept, dropped, None, spatial)
+    key = rng.uniform((v, t, gh * gw)) * gh * gw if way.order == "random" else raster
+    places = torch.where(flat, key, gh * gw).argsort(-1)
+    return Hidden(kept, dropped, places[..., : gh * gw - many], spatial)
 
 
 def _or_itself(seen: Bool[Tensor, "n k"]) -> Bool[Tensor, "n k k"]:
