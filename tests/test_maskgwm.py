@@ -271,7 +271,8 @@ def test_view_attention_stays_in_its_row_and_does_not_know_the_order_of_views() 
     torch.testing.assert_close(one(x[:, order], told), before[:, order], atol=1e-5, rtol=1e-4)
     other = x.clone()
     other[:, 1, :, 2] += 1
-    assert bool((block("views")(other, told) != block("views")(x, told)).any(-1).any(-1).all())
+    differs = (block("views")(other, told) != block("views")(x, told)).any(-1).any(-1)
+    assert bool(differs[..., [0, 1, 3]].any())
 
 
 def test_shifted_time_attention_never_mixes_rows() -> None:
@@ -367,21 +368,19 @@ def test_the_loss_is_that_of_the_velocity_and_references_do_not_count() -> None:
 
 def test_the_vector_alone_cannot_know_the_noise() -> None:
     """Eq. 3's reason: without eps in the token, the loss is higher by r Var(eps)."""
-    torch.manual_seed(0)
-    network = maskgwm.MaskGWM(maskgwm.tiny(actions=(), rays=False, dim=64, heads=2, hidden=0.25))
-    clips = [dataclasses.replace(clip_for(seed=i, b=16), actions=None, cameras=None) for i in range(4)]
-    # What is there is known without looking: each clip is of one grey, the same for all. What is left is the noise.
-    clips = [dataclasses.replace(c, frames=torch.full_like(c.frames, 0.2)) for c in clips]
+    config = maskgwm.tiny(size=(8, 16), actions=(), rays=False)
+    # What is there is known without looking: all clips are of one grey. What is left is the noise.
+    clip = of_frames(torch.full((16, 1, T, 1, 8, 16), 0.2))
     known, found = past_and_future(2, T - 2, 0, 16), {}
     for token in ("mix", "vector"):
         torch.manual_seed(0)
-        network = maskgwm.MaskGWM(network.config)
+        network = maskgwm.MaskGWM(config)
         optimiser = torch.optim.Adam(network.parameters(), 4e-3, betas=(0.9, 0.99))
         losses = []
         for i in range(160):
             for group in optimiser.param_groups:
                 group["lr"] = 4e-3 * min(1.0, (160 - i) / 80)
-            one = maskgwm.objective(Way(token=token))(network.train(), clips[i % 4], known, Rng.of(i, batch=16))
+            one = maskgwm.objective(Way(token=token))(network.train(), clip, known, Rng.of(i, batch=16))
             one.total.mean().backward()
             optimiser.step()
             optimiser.zero_grad()
