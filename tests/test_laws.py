@@ -20,7 +20,7 @@ from maskworld.memory.retrieve import Retrieve
 from maskworld.memory.sink import Sink
 from maskworld.memory.window import Window
 from maskworld.noise import Rng
-from maskworld.papers import forcing, mcvd, voc
+from maskworld.papers import forcing, maskgwm, mcvd, voc
 from maskworld.probes.references import copy_known, linear_blend
 from maskworld.recipes.forcing import shows
 from maskworld.rollout import rollout
@@ -42,6 +42,8 @@ class Family:
     objective: Objective | None = None
     draw: masks.Draw | None = None
     num_frames: int = 0
+    views: int = 1
+    actions: int = 3
 
 
 def frame_masks() -> dict[str, Known]:
@@ -182,6 +184,40 @@ def voc_family(kind: str = "flat", td: voc.TD = voc.TD(steps=2), **changes) -> F
     return Family(voc.fill(network), honours, 1, network, voc.objective(td), draw, 6)
 
 
+@functools.cache
+def maskgwm_net(**changes) -> maskgwm.MaskGWM:
+    torch.manual_seed(0)
+    tokenizer = None
+    if "latent" in changes:
+        tokenizer = kinds.build({"kind": "vae", "size": (SIZE, SIZE), "channels": 1, "dim": 2, "widths": (4, 4)})
+        assert isinstance(tokenizer, torch.nn.Module)
+    network = maskgwm.MaskGWM(maskgwm.tiny(rays=False, **changes), tokenizer)
+    with torch.no_grad():  # gates are shut at the start
+        for name, value in network.named_parameters():
+            if not name.startswith("tokenizer."):
+                value.add_(torch.randn_like(value) * 0.1)
+    return network.eval()
+
+
+def maskgwm_family(way: maskgwm.Way = maskgwm.Way(), guidance: float = 1.0, **changes) -> Family:
+    network = maskgwm_net(**changes)
+    config = network.config
+
+    def honours() -> dict[str, Known]:
+        found = {name: known.expand(-1, config.views, -1, -1, -1) for name, known in frame_masks().items()}
+        if config.views > 1:
+            seen = these_frames([True] * 5, B, config.views)
+            seen[:, 1] = False
+            holes = masks.some_frames(0.6)(B, config.views, 9, Rng.of(3, batch=B))
+            found |= {"a view is missing": seen, "frames of views are missing": holes}
+        return found
+
+    return Family(
+        maskgwm.fill(network, maskgwm.Sampling(steps=3, guidance=guidance)), honours, 1, network,
+        maskgwm.objective(way), maskgwm.references(config), config.num_frames, config.views, config.num_actions,
+    )  # fmt: skip
+
+
 FAMILIES: dict[str, Callable[[], Family]] = {
     "mcvd": mcvd_family,
     "mcvd spatin": lambda: mcvd_family(spatin=8),
@@ -215,6 +251,11 @@ FAMILIES: dict[str, Callable[[], Family]] = {
         ends=False,
         dropout=(0.1, 0.1),
     ),
+    "maskgwm": lambda: maskgwm_family(guidance=2.0),
+    "maskgwm views": lambda: maskgwm_family(views=2),
+    "maskgwm latents": lambda: maskgwm_family(latent=2, factor=4, patch=1, actions=("command", "goal")),
+    "maskgwm as the paper": lambda: maskgwm_family(causal=False, views=3, across="all", actions=()),
+    "maskgwm shared filler": lambda: maskgwm_family(shared=True, worn=0.5),
     "copy": lambda: Family(copy_known, lambda: {k: v for k, v in frame_masks().items() if v[..., 0, 0].any(2).all()}),
     "blend": lambda: Family(
         linear_blend, lambda: {k: v for k, v in frame_masks().items() if v[..., 0, 0].any(2).all()}
@@ -254,7 +295,7 @@ def test_what_is_known_comes_back_and_what_is_unknown_is_not_read(family: str, c
 def test_all_known_is_the_identity(family: str) -> None:
     """Law 3."""
     one = FAMILIES[family]()
-    known = these_frames([True] * 5, B)
+    known = these_frames([True] * 5, B, one.views)
     clip = clip_for(one, known)
     assert torch.equal(one.fill(clip, known, Rng.of(0, batch=B)).frames, clip.frames)
 
@@ -267,7 +308,7 @@ def test_all_known_is_the_identity(family: str) -> None:
         if f.startswith(("mcvd", "forcing"))
         for c in ("predict", "another for each example", "blocks")
     ]
-    + [(f, c) for f in FAMILIES if f.startswith("voc") for c in ("predict", "another for each example")]
+    + [(f, c) for f in FAMILIES if f.startswith(("voc", "maskgwm")) for c in ("predict", "another for each example")]
     + [(f, "far ahead") for f in FAMILIES if f.startswith("rolled")],
 )
 def test_the_same_seed_gives_the_same_pixels_in_any_batch(family: str, case: str) -> None:
@@ -330,16 +371,18 @@ def test_actions_change_nothing_for_a_family_that_has_none(family: str) -> None:
     assert filled.actions is with_actions.actions
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name.startswith(("mcvd", "forcing", "voc"))])
+@pytest.mark.parametrize(
+    "family", [name for name in FAMILIES if name.startswith(("mcvd", "forcing", "voc", "maskgwm"))]
+)
 def test_every_parameter_learns(family: str) -> None:
     """Law 7."""
     one = FAMILIES[family]()
     assert one.net and one.objective and one.draw
     batch = 8
-    frames = Rng.of(2, batch=batch).uniform((1, one.num_frames, one.channels, SIZE, SIZE)) * 2 - 1
+    frames = Rng.of(2, batch=batch).uniform((one.views, one.num_frames, one.channels, SIZE, SIZE)) * 2 - 1
     rng = Rng.of(3, batch=batch)
-    known = one.draw(batch, 1, one.num_frames, rng)
-    actions = Rng.of(4, batch=batch).normal((one.num_frames, 3))
+    known = one.draw(batch, one.views, one.num_frames, rng)
+    actions = Rng.of(4, batch=batch).normal((one.num_frames, one.actions)) * 0.1
     rewards = Rng.of(5, batch=batch).normal((one.num_frames,))
     clip = dataclasses.replace(of_frames(frames), actions=actions, rewards=rewards)
     loss = one.objective(one.net, clip, known, rng)
@@ -351,17 +394,21 @@ def test_every_parameter_learns(family: str) -> None:
         assert bool(gradient.any()), f"{name} of shape {tuple(value.shape)} gets no gradient"
 
 
-def test_actions_change_nothing_before_they_are_felt() -> None:
+@pytest.mark.parametrize("family", ["forcing actions", "maskgwm", "maskgwm views"])
+def test_actions_change_nothing_before_they_are_felt(family: str) -> None:
     """Law 6, whatever is known: the action at a frame changes that frame and those before it in nothing."""
-    one = FAMILIES["forcing actions"]()
+    one = FAMILIES[family]()
+    cases = ("predict", "look back", "interpolate", "a view is missing", "another for each example")
     for case, known in one.honours().items():
+        if case not in cases:
+            continue
         clip = clip_for(one, known)
-        actions = torch.randn(B, clip.shape[2], 3)
+        actions = torch.randn(B, clip.shape[2], one.actions) * 0.1
         before = one.fill(dataclasses.replace(clip, actions=actions), known, Rng.of(1, batch=B)).frames
         differ = False
         for t in range(clip.shape[2]):
             changed = actions.clone()
-            changed[:, t] += 3
+            changed[:, t] += 0.4
             after = one.fill(dataclasses.replace(clip, actions=changed), known, Rng.of(1, batch=B)).frames
             assert torch.equal(after[:, :, : t + 1], before[:, :, : t + 1]), f"{case}: the action at {t}"
             differ |= not torch.equal(after, before)
