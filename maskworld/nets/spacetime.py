@@ -100,7 +100,7 @@ class Modulated(nn.Module):
         return [(rows[3 * i], rows[3 * i + 1], rows[3 * i + 2]) for i in range(self.parts)]
 
     def before(self, x: Grid, shift: Tensor, scale: Tensor) -> Grid:
-        return self.norm(x) * (1 + scale) + shift
+        return torch.addcmul(shift, self.norm(x).to(scale.dtype), 1 + scale)
 
 
 def _mlp(dim: int, ratio: int) -> nn.Sequential:
