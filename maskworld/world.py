@@ -3,8 +3,8 @@
 world = load("mcvd-digits")
 clip = world.predict(prompt, num_frames=10, seed=0)
 
-Three families are known: mcvd; forcing, whose learned memories are built again by their names; and voc, which holds
-the tokenizer in whose codes it thinks.
+Four families are known: mcvd; forcing, whose learned memories are built again by their names; voc, which holds the
+tokenizer in whose codes it thinks; and maskgwm, which may hold one for its latents, and sees several views.
 
 Sections: loading - what families have in common - learned memories - verbs.
 """
@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
@@ -35,19 +35,25 @@ from maskworld.memory.ssm import GatedDelta
 from maskworld.memory.ttt import TTTLinear
 from maskworld.memory.window import Window
 from maskworld.noise import Rng, mix
-from maskworld.papers import forcing, mcvd, voc
+from maskworld.papers import forcing, maskgwm, mcvd, voc
 from maskworld.rollout import ahead_of, at_least_one, blank, rollout
-from maskworld.tokenizers import kinds
+from maskworld.tokenizers import hub, kinds
 from maskworld.tokenizers.base import Tokenizer
+from maskworld.tokenizers.latent import Continuous
 from maskworld.verbs import Fill, Known, Surprise
 
 # -- loading --------------------------------------------------------------------------------------
 
-Config = mcvd.Config | forcing.Config | voc.Config
-Sampling = mcvd.Sampling | forcing.Sampling | voc.Sampling
-CONFIGS: Mapping[str, type[Config]] = {"mcvd": mcvd.Config, "forcing": forcing.Config, "voc": voc.Config}
+Config = mcvd.Config | forcing.Config | voc.Config | maskgwm.Config
+Sampling = mcvd.Sampling | forcing.Sampling | voc.Sampling | maskgwm.Sampling
+CONFIGS: Mapping[str, type[Config]] = {
+    "mcvd": mcvd.Config,
+    "forcing": forcing.Config,
+    "voc": voc.Config,
+    "maskgwm": maskgwm.Config,
+}
 TOKENIZER = "tokenizer"  # the family of what is no world, but part of one
-TRAINING_ONLY = "target."  # weights that only a training reads
+TRAINING_ONLY = ("target.", "filler.")  # how weights begin that only a training reads
 MOST_STEPS = 1000  # of a family whose levels of noise are a continuum
 
 
@@ -65,18 +71,28 @@ def load(name: str | Path, device: torch.device | str = "cpu") -> World:
     if family not in CONFIGS:
         raise ValueError(f"{path} is a model of the family {family}; this version knows {', '.join(CONFIGS)}")
     config = _config(CONFIGS[family], about.get("config"), path)
-    net = _with_weights(network(config, about.get(TOKENIZER)), tensors, path).to(device)
+    made = network(config, about.get(TOKENIZER))
+    if isinstance(made, maskgwm.MaskGWM):
+        made.filler = None  # training alone has it
+    net = _with_weights(made, tensors, path).to(device)
     if family == "mcvd":
         net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return World(net, config, about)
 
 
-def load_tokenizer(name: str | Path, device: torch.device | str = "cpu") -> tuple[Tokenizer, Mapping[str, Any]]:
+def load_tokenizer(
+    name: str | Path, device: torch.device | str = "cpu"
+) -> tuple[Tokenizer | Continuous, Mapping[str, Any]]:
     """A tokenizer, trained by itself or held by a world, and the header of its checkpoint. `flat`, which has no
-    weights, is had by its file alone, too.
+    weights, is had by its file alone, too; `kl:` and `tiny:` before a folder or a name of the hub, as in
+    `kl:OWNER/NAME`, read diffusers' AutoencoderKL and AutoencoderTiny.
 
     Raises ValueError where there is none.
     """
+    kind, _, place = str(name).partition(":")
+    if kind in get_args(hub.Kind):
+        found = hub.pretrained(place, kind)  # type: ignore[arg-type]
+        return found.to(device), {"family": TOKENIZER, "config": kinds.config_of(found)}
     path = checkpoint.find(name)
     tensors, about = checkpoint.read(path)
     checkpoint.finite(tensors, path)
@@ -91,6 +107,22 @@ def load_tokenizer(name: str | Path, device: torch.device | str = "cpu") -> tupl
     return _with_weights(net, tensors, path).to(device), about  # type: ignore[return-value]
 
 
+def load_codes(name: str | Path, device: torch.device | str = "cpu") -> tuple[Tokenizer, Mapping[str, Any]]:
+    """`load_tokenizer`, where frames are to become codes. Raises ValueError for a tokenizer that makes latents."""
+    net, about = load_tokenizer(name, device)
+    if not isinstance(net, Tokenizer):
+        raise ValueError(f"{name} makes latents of frames, and codes are wanted: `maskworld train tokenizer`")
+    return net, about
+
+
+def load_latents(name: str | Path, device: torch.device | str = "cpu") -> tuple[Continuous, Mapping[str, Any]]:
+    """`load_tokenizer`, where frames are to become latents. Raises ValueError for a tokenizer that makes codes."""
+    net, about = load_tokenizer(name, device)
+    if not isinstance(net, Continuous):
+        raise ValueError(f"{name} makes codes of frames, and latents are wanted: `maskworld train vae`")
+    return net, about
+
+
 def network(config: Config, tokenizer: Mapping[str, Any] | None = None) -> nn.Module:
     """The network of a configuration, with the learned memories of which it speaks and the tokenizer that is its own;
     weights at random.
@@ -101,10 +133,12 @@ def network(config: Config, tokenizer: Mapping[str, Any] | None = None) -> nn.Mo
         return mcvd.MCVD(config)
     if isinstance(config, forcing.Config):
         return forcing.Forcing(config, bricks(config))
-    if tokenizer is None:
+    of = None if tokenizer is None else kinds.build(tokenizer)
+    assert of is None or isinstance(of, nn.Module)
+    if isinstance(config, maskgwm.Config):
+        return maskgwm.MaskGWM(config, of)
+    if of is None:
         raise ValueError("a video occupancy model without a tokenizer: its checkpoint is damaged")
-    of = kinds.build(tokenizer)
-    assert isinstance(of, nn.Module)
     return voc.VOC(config, of)
 
 
@@ -129,9 +163,13 @@ def _config(kind: type, values: Any, path: Path):
     if unknown:
         raise ValueError(f"{path} was written by a newer version: its configuration has {sorted(unknown)}")
     try:
-        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        return kind(**{key: _tuples(value) for key, value in values.items()})
     except TypeError as error:
         raise ValueError(f"{path}: its configuration is damaged: {' '.join(str(error).split())}") from None
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _solver(name: str) -> solve.Solver:
@@ -157,6 +195,7 @@ class Reach:
     window         most known frames shown at once, wherever they come from; None: the last ones are
     actions        channels of the actions that it takes
     memories       names of the learned memories that it holds
+    views          cameras seen at once
     """
 
     past: int
@@ -168,6 +207,7 @@ class Reach:
     window: int | None = None
     actions: int = 0
     memories: tuple[str, ...] = ()
+    views: int = 1
 
 
 def reach(config: Config) -> Reach:
@@ -180,6 +220,11 @@ def reach(config: Config) -> Reach:
     if isinstance(config, forcing.Config):
         w, n = config.window, config.block
         return Reach(w, w, (w - w // 2, w // 2), n, max(n, w), w + n, w, config.actions, config.memories)
+    if isinstance(config, maskgwm.Config):
+        r, n = config.references, config.num_frames - config.references
+        return Reach(
+            r, r, (r - r // 2, r // 2), n, n, config.num_frames, None, config.num_actions, (), config.views
+        )  # fmt: skip
     # A frame of the discounted future is no next frame: nothing can follow it.
     return Reach(config.stack, 0, (config.stack, 0), 1, 1, config.stack + 1, None, config.actions)
 
@@ -188,6 +233,8 @@ def default_sampling(config: Config) -> Sampling:
     """How the family of this configuration is sampled where nobody says how."""
     if isinstance(config, mcvd.Config):
         return mcvd.default_sampling(config)
+    if isinstance(config, maskgwm.Config):
+        return maskgwm.Sampling()
     return forcing.Sampling() if isinstance(config, forcing.Config) else voc.Sampling()
 
 
@@ -280,9 +327,10 @@ class World:
         return next(self.net.parameters()).device
 
     @property
-    def size(self) -> int:
-        """Pixels of a side."""
-        return self.config.size
+    def size(self) -> tuple[int, int]:
+        """Height and width of a frame, in pixels."""
+        size = self.config.size
+        return (size, size) if isinstance(size, int) else size
 
     @property
     def channels(self) -> int:
@@ -314,6 +362,9 @@ class World:
         if isinstance(self.net, voc.VOC):
             assert isinstance(sampling, voc.Sampling)
             return voc.fill(self.net, sampling)
+        if isinstance(self.net, maskgwm.MaskGWM):
+            assert isinstance(sampling, maskgwm.Sampling)
+            return maskgwm.fill(self.net, sampling)
         assert isinstance(self.net, mcvd.MCVD) and isinstance(sampling, mcvd.Sampling)
         return mcvd.fill(self.net, sampling)
 
@@ -343,8 +394,9 @@ class World:
         most = self.config.num_times if isinstance(self.config, mcvd.Config) else MOST_STEPS
         if steps is not None and not 1 <= steps <= most:
             raise ValueError(f"between 1 and {most} steps, not {steps}")
-        if solver is not None and isinstance(now, forcing.Sampling):
-            raise ValueError(f"forcing has no solvers, {solver} or other; it takes --steps")
+        if solver is not None and isinstance(now, forcing.Sampling | maskgwm.Sampling):
+            family = "forcing" if isinstance(now, forcing.Sampling) else "MaskGWM"
+            raise ValueError(f"{family} has no solvers, {solver} or other; it takes --steps")
         if isinstance(now, voc.Sampling):
             if steps is not None or solver is not None:
                 raise ValueError(
@@ -392,9 +444,9 @@ class World:
         """Clips from nothing."""
         at_least_one("frames", num_frames)
         at_least_one("clips", batch)
-        shape = (batch, 1, num_frames, self.channels, self.size, self.size)
+        shape = (batch, self.reach.views, num_frames, self.channels, *self.size)
         empty = of_frames(torch.zeros(shape, device=self.device))
-        known = these_frames([False] * num_frames, batch).to(self.device)
+        known = these_frames([False] * num_frames, batch, self.reach.views).to(self.device)
         return self.fill(empty, known, seed)
 
     def surprise(self, clip: Clip, start: int = 1, seed: int = 0) -> Float[Tensor, "b n"]:
@@ -404,7 +456,11 @@ class World:
         """
         watch = self.surprise_with_rng
         if watch is None:
-            why = {forcing.Config: "draws what a plan says", mcvd.Config: "sees no past"}
+            why = {
+                forcing.Config: "draws what a plan says",
+                mcvd.Config: "sees no past",
+                maskgwm.Config: "has no number for what it did not expect",
+            }
             why = why.get(type(self.config), "tells of no frame at a given time")
             raise ValueError(f"this model {why}: nothing can surprise it")
         return watch(clip, start, Rng([torch.Generator().manual_seed(mix(seed)) for _ in range(clip.frames.shape[0])]))

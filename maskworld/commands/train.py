@@ -24,10 +24,13 @@ def recipes() -> dict[str, Callable[..., Recipe]]:
     """Every recipe by its name at the command line."""
     from maskworld.recipes.forcing_discs import forcing_discs
     from maskworld.recipes.forcing_plans import forcing_plans
+    from maskworld.recipes.maskgwm_drive import maskgwm_drive
+    from maskworld.recipes.maskgwm_video import maskgwm_video
     from maskworld.recipes.mcvd_digits import mcvd_digits
     from maskworld.recipes.mcvd_discs import mcvd_discs
     from maskworld.recipes.mcvd_video import mcvd_video
     from maskworld.recipes.tokenizer import tokenizer
+    from maskworld.recipes.vae import vae
     from maskworld.recipes.voc_episodes import voc_episodes
     from maskworld.recipes.voc_toys import voc_chain, voc_clock
 
@@ -36,10 +39,13 @@ def recipes() -> dict[str, Callable[..., Recipe]]:
         for function in (
             forcing_discs,
             forcing_plans,
+            maskgwm_drive,
+            maskgwm_video,
             mcvd_digits,
             mcvd_discs,
             mcvd_video,
             tokenizer,
+            vae,
             voc_chain,
             voc_clock,
             voc_episodes,
@@ -98,7 +104,8 @@ def run(
 
 
 def begin_with(recipe: Recipe, start: str) -> None:
-    """Give the recipe's network these weights; learned memories that the checkpoint lacks are added to it as they are.
+    """Give the recipe's network these weights. Learned memories and view attention that the checkpoint lacks, and what
+    training alone has, are added to it as they are.
 
     Raises ValueError where the weights are not of such a network.
     """
@@ -108,15 +115,21 @@ def begin_with(recipe: Recipe, start: str) -> None:
     path = checkpoint.find(start)
     tensors, about = checkpoint.read(path)
     checkpoint.finite(tensors, path)
-    tensors = {name: value for name, value in tensors.items() if not name.startswith(TRAINING_ONLY)}
     state = recipe.net.state_dict()
-    wanted = {name: value.shape for name, value in state.items() if not name.startswith(TRAINING_ONLY)}
-    there = {name: shape for name, shape in wanted.items() if name in tensors or not name.startswith("memories.")}
+    wanted = {name: value.shape for name, value in state.items()}
+    tensors = {n: value for n, value in tensors.items() if n in wanted or not n.startswith(TRAINING_ONLY)}
+    added = {n for n in wanted if n not in tensors and (n.startswith(("memories.", *TRAINING_ONLY)) or _of_views(n))}
+    there = {name: shape for name, shape in wanted.items() if name not in added}
     if about.get("family") != recipe.about["family"] or {k: v.shape for k, v in tensors.items()} != there:
         raise ValueError(f"--start {start}: its weights do not fit this recipe's network; {path} says {about}")
     recipe.net.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=False)
-    begin_memories(recipe.net, {name.split(".")[1] for name in wanted.keys() - there.keys()})
+    begin_memories(recipe.net, {name.split(".")[1] for name in added if name.startswith("memories.")})
     begin_target(recipe.net)
+
+
+def _of_views(name: str) -> bool:
+    """Whether a weight is of what only a model of several views has."""
+    return name == "view" or ".view." in name
 
 
 def train_command(name: str, argv: list[str]) -> int:

@@ -35,7 +35,7 @@ from maskworld.report.film import write_whole
 from maskworld.report.value import Along, Moment, Told, value_page
 from maskworld.report.value import Drawn as Draw
 from maskworld.returns import Subject
-from maskworld.world import World, load, load_tokenizer
+from maskworld.world import World, load, load_codes
 
 # -- fitting --------------------------------------------------------------------------------------
 
@@ -133,7 +133,7 @@ def _check_told(fitting: Fitting, found: Episodes) -> None:
 def _check_reads(fitting: Fitting, found: Episodes) -> None:
     tokenizer = fitting.tokenizer
     try:
-        net = load_tokenizer(tokenizer)[0]
+        net = load_codes(tokenizer)[0]
     except ValueError as error:
         raise ValueError(f"--tokenizer is one of {', '.join(_kinds())}, or a checkpoint of one: {error}") from None
     if fitting.size not in (None, net.size):

@@ -9,7 +9,7 @@ from maskworld.data import episodes
 from maskworld.papers.voc import TD, Config
 from maskworld.recipes.voc import in_codes, inactive, recipe
 from maskworld.train import Recipe
-from maskworld.world import load_tokenizer
+from maskworld.world import load_codes
 
 
 def voc_episodes(
@@ -38,7 +38,7 @@ def voc_episodes(
         seed: of the weights, the data and the draws.
         look_every: steps between two strips of draws.
     """
-    of, about = load_tokenizer(tokenizer)
+    of, about = load_codes(tokenizer)
     found = episodes.read(data).at(of.size)
     labels = found.policies if policies else ()
     config = dataclasses.replace(config, actions=found.actions if acts else 0, policies=len(labels))

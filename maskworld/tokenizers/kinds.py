@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from maskworld.tokenizers import dino, dynamics, flat, mae, vqvae
+from maskworld.tokenizers import dino, dynamics, flat, hub, mae, vae, vqvae
 from maskworld.tokenizers.base import Tokenizer
+from maskworld.tokenizers.latent import Continuous
 
 KINDS: Mapping[str, tuple[type, Callable[[Any], nn.Module]]] = {
     "flat": (flat.Config, flat.Flat),
@@ -19,11 +20,14 @@ KINDS: Mapping[str, tuple[type, Callable[[Any], nn.Module]]] = {
     "mae": (mae.Config, mae.MAETokenizer),
     "dino": (dino.Config, dino.DINOTokenizer),
     "dynamics": (dynamics.Config, dynamics.Dynamics),
+    "vae": (vae.Config, vae.VAE),
+    "kl": (hub.KLConfig, hub.Pretrained),
+    "tiny": (hub.TinyConfig, hub.Pretrained),
 }
-"""The configuration of each, and what is made of it."""
+"""The configuration of each, and what is made of it; the last three make latents, the others codes."""
 
 
-def build(config: Mapping[str, Any]) -> Tokenizer:
+def build(config: Mapping[str, Any]) -> Tokenizer | Continuous:
     """The tokenizer of {"kind": ..., its fields}, weights at random; a list from JSON is a tuple.
 
     Raises ValueError for a kind or a field that there is not, and for values that make no tokenizer.
@@ -42,7 +46,7 @@ def build(config: Mapping[str, Any]) -> Tokenizer:
     except TypeError as error:
         raise ValueError(f"the tokenizer's configuration is damaged: {' '.join(str(error).split())}") from None
     net = network(made)
-    assert isinstance(net, Tokenizer)
+    assert isinstance(net, Tokenizer | Continuous)
     return net
 
 
