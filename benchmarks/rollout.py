@@ -76,10 +76,10 @@ def numbers_in(state: Any) -> int:
 def prompt_and_ahead(world: World, num_ahead: int) -> tuple[Clip, Clip]:
     """A camera that wanders over noise, so that memories which look at cameras have something to do."""
     generator, t = torch.Generator().manual_seed(0), world.reach.past
-    frames = torch.rand((1, 1, t, world.channels, world.size, world.size), generator=generator) * 2 - 1
+    frames = torch.rand((1, 1, t, world.channels, *world.size), generator=generator) * 2 - 1
     ways = (torch.randint(-1, 2, (1, t + num_ahead, 2), generator=generator) * 8.0).cumsum(1) % 64
-    prompt = dataclasses.replace(of_frames(frames), cameras=planar(ways[:, :t], world.size))
-    ahead = dataclasses.replace(ahead_of(prompt, num_ahead), cameras=planar(ways[:, t:], world.size))
+    prompt = dataclasses.replace(of_frames(frames), cameras=planar(ways[:, :t], world.size[0]))
+    ahead = dataclasses.replace(ahead_of(prompt, num_ahead), cameras=planar(ways[:, t:], world.size[0]))
     if world.reach.actions:
         prompt = dataclasses.replace(prompt, actions=torch.zeros(1, t, world.reach.actions))
         ahead = dataclasses.replace(ahead, actions=torch.zeros(1, num_ahead, world.reach.actions))

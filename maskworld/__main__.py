@@ -21,7 +21,15 @@ Solver = Literal["ddpm", "ddim", "dpmpp_2m", "euler", "heun", "fpndm"]
 Checkpoint = Annotated[
     Positional[str], arg(metavar="CKPT", help="A file, a run's folder, a name of the zoo or hub:owner/name.")
 ]
-Video = Annotated[Positional[Path], arg(metavar="VIDEO", help="A video file, .npz, GIF or folder of images.")]
+Video = Annotated[
+    Positional[Path],
+    arg(metavar="VIDEO", help="A video file, .npz, GIF or folder of images; or a log of several cameras, or nuScenes."),
+]
+Scene = Annotated[int | None, arg(help="Which scene of a log; the first one, 0, otherwise.")]
+Start = Annotated[
+    int | None,
+    arg(help="Frame at which the clip begins, known frames and all, counted at the model's rate; in place of --at."),
+]
 Out = Annotated[
     Path,
     arg(aliases=["-o"], metavar="OUT", help=".mp4, .gif, .mkv or .npz; or a folder with one video for each sample."),
@@ -107,6 +115,8 @@ class Asked:
     at: float | None = None
     hide: str | None = None
     box: tuple[int, int, int, int] | None = None
+    scene: int | None = None
+    start: int | None = None
 
 
 def _fill(checkpoint: str, video: Path | None, out: Path, asked: Asked, drawing: Drawing) -> int:
@@ -122,6 +132,8 @@ def predict(
     frames: int | None = None,
     past: int | None = None,
     at: float | None = None,
+    scene: Scene = None,
+    start: Start = None,
     drawing: Shared[Drawing] = Drawing(),
 ) -> int:
     """What happens after a video, or after a moment of it.
@@ -131,7 +143,8 @@ def predict(
         past: how many known frames to show; what the model was trained to see otherwise.
         at: seconds at which the prediction begins, and is held against the video; its end otherwise.
     """
-    return _fill(checkpoint, video, out, Asked("predict", frames, past, 0, at), drawing)
+    asked = Asked("predict", frames, past, 0, at, scene=scene, start=start)
+    return _fill(checkpoint, video, out, asked, drawing)
 
 
 def lookback(
@@ -141,6 +154,8 @@ def lookback(
     frames: int | None = None,
     future: int | None = None,
     at: float | None = None,
+    scene: Scene = None,
+    start: Start = None,
     drawing: Shared[Drawing] = Drawing(),
 ) -> int:
     """What happened before a video, or before a moment of it.
@@ -150,7 +165,8 @@ def lookback(
         future: how many known frames to show; what the model was trained to see otherwise.
         at: seconds at which the known frames begin; the start of the video otherwise.
     """
-    return _fill(checkpoint, video, out, Asked("lookback", frames, 0, future, at), drawing)
+    asked = Asked("lookback", frames, 0, future, at, scene=scene, start=start)
+    return _fill(checkpoint, video, out, asked, drawing)
 
 
 def interpolate(
@@ -161,6 +177,8 @@ def interpolate(
     past: int | None = None,
     future: int | None = None,
     at: float | None = None,
+    scene: Scene = None,
+    start: Start = None,
     drawing: Shared[Drawing] = Drawing(),
 ) -> int:
     """What happens between: some frames of a video are hidden, filled in, and held against the truth.
@@ -171,7 +189,8 @@ def interpolate(
         future: how many known frames to show after the gap; what the model was trained to see otherwise.
         at: seconds at which the gap begins; as early as the past allows otherwise.
     """
-    return _fill(checkpoint, video, out, Asked("interpolate", frames, past, future, at), drawing)
+    asked = Asked("interpolate", frames, past, future, at, scene=scene, start=start)
+    return _fill(checkpoint, video, out, asked, drawing)
 
 
 def generate(checkpoint: Checkpoint, out: Out, frames: int | None = None, drawing: Shared[Drawing] = Drawing()) -> int:
@@ -193,6 +212,8 @@ def fill(
     at: float | None = None,
     hide: str | None = None,
     box: tuple[int, int, int, int] | None = None,
+    scene: Scene = None,
+    start: Start = None,
     drawing: Shared[Drawing] = Drawing(),
 ) -> int:
     """Fill in any frames of a video, or a box within its frames.
@@ -204,11 +225,12 @@ def fill(
         future: known frames after the hidden ones; none otherwise.
         frames: hidden frames; with --hide or --box, how many frames of the video to take in all.
         at: seconds at which the hidden frames begin; with --hide or --box, where the clip begins.
-        hide: frames of the clip to hide, such as 3:8 or 0,4,7:9 (from 0, the end not included).
+        hide: frames of the clip to hide, such as 3:8 or 0,4,7:9 (from 0, the end not included); or a view, such as
+            camera:front or camera:front@3:8.
         box: top, bottom, left and right of a box to hide, in pixels of the model's frame: in all frames, or with
             --hide in those.
     """
-    return _fill(checkpoint, video, out, Asked("fill", frames, past, future, at, hide, box), drawing)
+    return _fill(checkpoint, video, out, Asked("fill", frames, past, future, at, hide, box, scene, start), drawing)
 
 
 # -- rolling out -----------------------------------------------------------------------------------
@@ -233,26 +255,39 @@ class Remembering:
 def rollout(
     checkpoint: Checkpoint,
     video: Video,
-    out: Out = Path("rollout.mp4"),
+    out: Annotated[
+        Path,
+        arg(
+            aliases=["-o"],
+            metavar="OUT",
+            help=".mp4, .gif, .mkv or .npz; a folder with one video for each sample; or .html, a page of all futures.",
+        ),
+    ] = Path("rollout.mp4"),
     frames: int = 400,
     past: int | None = None,
-    actions: Path | None = None,
+    actions: Annotated[tuple[str, ...], arg(metavar="FILE|NAME")] = (),
     best_of: int = 1,
+    scene: Scene = None,
+    start: Start = None,
     remembering: Shared[Remembering] = Remembering(),
     drawing: Shared[Drawing] = Drawing(),
 ) -> int:
-    """Far beyond the end of a video, piece by piece, with a memory of what was before.
+    """Far beyond the end of a video, or on from a moment of it, piece by piece, with a memory of what was before.
 
     Args:
         frames: how many to roll out.
-        past: last frames of the video to begin with; 64, or all that it has, otherwise.
-        actions: .npy or .csv with a row of actions for each of these frames and of those that follow; only for models
-            that take actions.
+        past: last frames of the video to begin with, or frames from --start on; 64 (for a model of drives as many as it
+            sees at once), or all that it has, otherwise.
+        actions: one or more, each of which gives a future of its own. For a model of drives: .npy or .csv with a row
+            (speed in m/s, curvature in 1/m, to the left positive) for each new frame; or left, right (a quarter turn of
+            0.06 / m, then straight on), straight (all these at 6 m/s) or stop (braking by 3 m/s^2). For other models
+            that take actions: files with a row for each of the known frames and of those that follow.
         best_of: futures to draw of each piece, of which the one is kept that surprises the model least.
     """
-    from maskworld.commands.rollout import rollout_command
+    from maskworld.commands.rollout import Where, rollout_command
 
-    return rollout_command(checkpoint, video, out, frames, past, actions, best_of, remembering, drawing)
+    where = Where(scene, start, past)
+    return rollout_command(checkpoint, video, out, frames, where, actions, best_of, remembering, drawing)
 
 
 # -- training, data, measuring ----------------------------------------------------------------------
@@ -269,10 +304,37 @@ def train(recipe: Positional[str]) -> int:
     return train_command(recipe, [])
 
 
+@dataclass(frozen=True)
+class Driving:
+    """Of a drive alone.
+
+    Args:
+        scenes: how many; 1 otherwise.
+        cameras: 1 to 6, around the car; 6 otherwise.
+        light: day (otherwise) or night.
+        haze: 0 (clear, otherwise) to 1 (like heavy rain).
+        fov: horizontal field of view, in degrees; 70 otherwise.
+        height: of the cameras, in metres; 1.5 otherwise.
+        density: of cars, walkers, trees and buildings, 0 to 2; 1 otherwise.
+        speed: factor on the car's speeds; 1 otherwise.
+        format: surround (a folder of .npz, otherwise) or nuscenes (a version v1.0-mini).
+    """
+
+    scenes: int | None = None
+    cameras: int | None = None
+    light: Literal["day", "night"] | None = None
+    haze: float | None = None
+    fov: float | None = None
+    height: float | None = None
+    density: float | None = None
+    speed: float | None = None
+    format: Literal["surround", "nuscenes"] | None = None
+
+
 def data_make(
     world: Annotated[
         Positional[str],
-        arg(metavar="WORLD", help="digits, discs; chain, clock; control-cheetah, control-walker, ...; gym:ID."),
+        arg(metavar="WORLD", help="digits, discs; drive; chain, clock; control-cheetah, control-walker, ...; gym:ID."),
     ],
     out: Positional[Path],
     clips: int | None = None,
@@ -283,44 +345,51 @@ def data_make(
     steps: int | None = None,
     policy: Literal["random", "scripted", "mixed", "all"] | None = None,
     look: Literal["fast", "suite"] | None = None,
-    size: int | None = None,
+    size: tuple[int, ...] | None = None,
+    driving: Shared[Driving] = Driving(),
     seed: int = 0,
     force: bool = False,
 ) -> int:
-    """Make clips of a toy world (digits, discs), or episodes with rewards (the others).
+    """Make clips of a toy world (digits, discs), drives with several cameras, or episodes with rewards (the others).
 
-    Clips become one video, a folder of videos, or one .npz of all. Episodes become a folder; where it was interrupted,
-    or has fewer than are asked for, the same command goes on.
+    Clips become one video, a folder of videos, or one .npz of all. Drives and episodes become a folder; where it was
+    interrupted, or has fewer than are asked for, the same command goes on.
 
     Args:
         out: a file (.mkv and .npz are lossless, .mp4 and .gif are not), or a folder.
         clips: of digits and discs: how many; 1 otherwise.
-        frames: of digits and discs: frames of each; 20 otherwise.
+        frames: of digits, discs and drives: frames of each; 20 otherwise, and 40 of a drive.
         split: of digits and discs: train, valid and test (otherwise) never share a digit's glyph.
-        fps: of digits and discs: frames a second of what is written; 8 otherwise.
+        fps: of digits, discs and drives: frames a second of what is written; 8 otherwise, and 10 of a drive.
         episodes: how many; 20 otherwise.
         steps: decisions in an episode, which has one frame more; 250 otherwise.
         policy: who acts in control tasks; all (otherwise) lets the three take turns. Of gym:ID only random.
         look: of control tasks: fast (otherwise), or suite: with shadows, reflections and antialiasing.
-        size: pixels of a side; 64 otherwise. Chain and clock have their own.
+        size: pixels of a side; 64 otherwise. Height and width of a drive; 96 160 otherwise. Chain and clock have
+            their own.
         seed: of the world.
         force: replace OUT where it exists.
     """
     from maskworld.commands.data import make_command
 
-    return make_command(world, out, clips, frames, split, fps, episodes, steps, policy, look, size, seed, force)
+    return make_command(
+        world, out, clips, frames, split, fps, episodes, steps, policy, look, size, driving, seed, force
+    )
 
 
-def data_inspect(path: Positional[Path], json: bool = False) -> int:
-    """What is in a video or a folder of videos, and which of them are broken (then the exit code is 3); or in episodes.
+def data_inspect(path: Positional[Path], sheet: Path | None = None, json: bool = False, force: bool = False) -> int:
+    """What is in a video or a folder of videos, and which are broken (then the exit code is 3); in episodes; in drives.
 
     Args:
-        path: a video, an array of uint8, a folder of images, or a folder of these; a folder of episodes; V-D4RL hdf5.
+        path: a video, an array of uint8, a folder of images, or a folder of these; a folder of episodes; V-D4RL hdf5;
+            a folder of drives or one of its .npz; a folder that holds nuScenes, or one version of it.
+        sheet: .png to write: moments of the first drive, its cameras side by side, with their depth and the map.
         json: end with one line of JSON.
+        force: replace the sheet where it exists.
     """
     from maskworld.commands.data import inspect_command
 
-    return inspect_command(path, json)
+    return inspect_command(path, json, sheet, force)
 
 
 def evaluate(
@@ -726,14 +795,17 @@ VALUE_COMMANDS: dict[str, Callable[..., int]] = {
 
 def tokens(
     checkpoint: Checkpoint,
-    data: Annotated[Positional[Path], arg(metavar="DATA", help="Episodes: a folder of ours, or V-D4RL's files.")],
+    data: Annotated[
+        Positional[Path], arg(metavar="DATA", help="Episodes; of a tokenizer that makes latents videos or logs, too.")
+    ],
     frames: int = 512,
     json: bool = False,
 ) -> int:
-    """How well a tokenizer keeps what is in frames it has not seen: PSNR, share of its codes in use, perplexity.
+    """How well a tokenizer keeps what is in frames it has not seen: PSNR, and the use of its codes or the scale of its
+    latents.
 
     Args:
-        frames: at most, evenly spaced over the episodes of the test split.
+        frames: at most, evenly spaced over the episodes of the test split; for latents so many, drawn from it.
         json: end with one line of JSON.
     """
     from maskworld.commands.tokens import tokens_command
@@ -769,7 +841,7 @@ def demo(
 
 
 def data() -> int:
-    """Make clips or episodes of a world (`data make`), or look into videos and episodes (`data inspect`)."""
+    """Make clips, drives or episodes of a world (`data make`), or look into videos and these (`data inspect`)."""
     return _run(["data", "--help"])
 
 

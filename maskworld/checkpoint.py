@@ -21,6 +21,7 @@ from torch import Tensor
 
 _KEY = "maskworld"
 MODEL = "model.safetensors"
+ALIASES = {"maskgwm-drive": "maskgwm-long"}  # other names of models of the zoo
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -83,6 +84,7 @@ def find(name: str | Path) -> Path:
     Raises ValueError, with the nearest name, where there is none.
     """
     path, models = Path(name), zoo()
+    models |= {alias: models[model] for alias, model in ALIASES.items() if model in models}
     if path.is_file():
         return path
     if path.is_dir():

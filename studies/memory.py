@@ -151,7 +151,7 @@ def speed(arm: str, seed: int, options: argparse.Namespace, frames: int = 24) ->
     world, chosen = chosen_of(arm, world)
     assert isinstance(world.net, forcing.Forcing)
     noise = torch.rand((1, 1, 48, 3, 64, 64), generator=torch.Generator().manual_seed(0)) * 2 - 1
-    still = planar(torch.zeros(1, 48 + 2 * frames, 2), world.size)
+    still = planar(torch.zeros(1, 48 + 2 * frames, 2), world.size[0])
     prompt, ahead = world.told(of_frames(noise), 2 * frames, None, still)
     clock: list[float] = []
     with torch.no_grad():

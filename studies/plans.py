@@ -138,7 +138,7 @@ def subject_of(world: World, name: str, planner: PlannerOf | None, best: int = 1
         actions = torch.zeros(1, both.shape[2], len(ACTIONS))
         if question.actions is not None:
             actions = torch.from_numpy(question.actions).float()[None]
-        return dataclasses.replace(both, actions=actions, cameras=reckoned(actions, world.size))
+        return dataclasses.replace(both, actions=actions, cameras=reckoned(actions, world.size[0]))
 
     def answer(asked: Sequence[Asked]) -> list[np.ndarray]:
         many = [(place, sample) for place, one in enumerate(asked) for sample in range(one.question.num_samples)]

@@ -135,6 +135,16 @@ def test_names_of_the_zoo(tmp_path, monkeypatch):
     assert checkpoint.find("mcvd-discs") == Path("mcvd-discs")  # one's own file comes first
 
 
+def test_another_name_of_a_model_of_the_zoo(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    models = {"maskgwm-long": Path("/zoo/maskgwm-long.safetensors")}
+    monkeypatch.setattr(checkpoint, "zoo", lambda: dict(models))
+    assert checkpoint.find("maskgwm-drive") == models["maskgwm-long"]
+    models.clear()
+    with pytest.raises(ValueError, match="no checkpoint maskgwm-drive"):
+        checkpoint.find("maskgwm-drive")
+
+
 def test_all_of_the_zoo_is_whole():
     for name, path in checkpoint.zoo().items():
         tensors, about = checkpoint.read(path)

@@ -19,8 +19,8 @@ from maskworld.papers import mcvd
 
 VERBS = ("predict", "lookback", "interpolate", "generate", "fill")
 KEYS = {
-    *("command", "checkpoint", "out", "frames", "filled", "samples", "size", "fps", "changed"),
-    *("seconds", "cpu_seconds", "psnr"),
+    *("command", "checkpoint", "out", "frames", "views", "filled", "samples", "size", "fps", "changed"),
+    *("notes", "seconds", "cpu_seconds", "psnr"),
 }
 
 
@@ -34,7 +34,8 @@ def asks(cli, tiny_checkpoint, tmp_path):
         assert (code, errors) == (0, [])
         found = json.loads(lines[-1])
         assert found.keys() == KEYS
-        assert (found["command"], found["out"], found["size"]) == (verb, str(path), 16)
+        assert (found["command"], found["out"], found["size"]) == (verb, str(path), [16, 16])
+        assert (found["views"], found["notes"]) == (1, [])
         return found, dict(np.load(path)) if path.suffix == ".npz" else {}
 
     return call
@@ -286,11 +287,11 @@ def test_models_that_are_none(cli, tiny_checkpoint, video_file, tmp_path):
     tensors, about = checkpoint.read(tiny_checkpoint)
     nan = {name: value * float("nan") for name, value in tensors.items()}
     checkpoint.write(tmp_path / "nan.safetensors", nan, about)
-    checkpoint.write(tmp_path / "other.safetensors", tensors, {**about, "family": "maskgwm"})
+    checkpoint.write(tmp_path / "other.safetensors", tensors, {**about, "family": "dreamer"})
     (tmp_path / "cut.safetensors").write_bytes(tiny_checkpoint.read_bytes()[:-100])
     for name, says in (
         ("nan.safetensors", "NaN"),
-        ("other.safetensors", "family maskgwm"),
+        ("other.safetensors", "family dreamer"),
         ("cut.safetensors", "truncated"),
         ("absent.safetensors", "no checkpoint"),
         ("hub:nobody/nothing", "hub repository"),

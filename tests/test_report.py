@@ -182,6 +182,31 @@ def test_rows_of_different_sizes_are_refused_by_name():
 # -- films and sprites ----------------------------------------------------------------------------
 
 
+def test_views_stand_beside_each_other_in_one_row():
+    known = np.array([[[True]], [[False]], [[True]]])
+    rows = [Row("left", _square(3), known), Row("right", 255 - _square(3), ~known)]
+    both = films.beside("both", rows)
+    assert both.frames.shape == (3, 16, 32, 3) and films.states(both) == ["partly"] * 3
+    assert np.array_equal(both.frames[:, :, :16], _square(3)) and both.known[:, 0, 0].tolist() == [True, False, True]
+    assert films.states(films.beside("all", [rows[0], rows[0]])) == ["given", "filled", "given"]
+    assert films.beside("plain", [Row("a", _square(3)), Row("b", _square(3))]).known is None
+    with pytest.raises(ValueError, match="'both': what is known is said of 1 of its 2 views"):
+        films.beside("both", [rows[0], Row("b", _square(3))])
+
+
+def test_a_film_in_lines_is_made_of_films_of_one_line():
+    rows = [Row(name, (_square(2) // (i + 1)).astype(np.uint8), _known("gf")) for i, name in enumerate("abcd")]
+    whole = films.film(rows, scale=2, across=2)
+    first, second = (films.film(rows[i : i + 2], scale=2) for i in (0, 2))
+    line = first.shape[1] - MARGIN
+    assert whole.shape == (2, 2 * line + MARGIN, first.shape[2], 3)
+    assert np.array_equal(whole[:, :line], first[:, :line])
+    assert np.array_equal(whole[:, line : 2 * line], second[:, :line])
+    assert np.array_equal(films.film(rows, scale=2, across=9), films.film(rows, scale=2))
+    with pytest.raises(ValueError, match="at least one video stands in a line"):
+        films.film(rows, across=0)
+
+
 @pytest.mark.parametrize("side", [15, 16])
 def test_a_film_has_every_frame_of_every_row_beside_each_other(side):
     frames = _square(side=side)

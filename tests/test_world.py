@@ -17,8 +17,8 @@ from maskworld.masks import past_and_future
 from maskworld.memory.evict import Evicting
 from maskworld.memory.window import Window
 from maskworld.noise import Rng
-from maskworld.papers import forcing, mcvd, voc
-from maskworld.world import BRICKS, Reach, World, bricks, half, load, network, reach
+from maskworld.papers import forcing, maskgwm, mcvd, voc
+from maskworld.world import BRICKS, TRAINING_ONLY, Reach, World, bricks, half, load, network, reach
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def add_field(tensors: dict, about: dict) -> None:
 
 
 def other_family(tensors: dict, about: dict) -> None:
-    about["family"] = "maskgwm"
+    about["family"] = "dreamer"
 
 
 def no_family(tensors: dict, about: dict) -> None:
@@ -246,7 +246,7 @@ def nan(tensors: dict, about: dict) -> None:
     [
         (drop_field, "its weights do not fit"),
         (add_field, r"newer version: its configuration has \['colour'\]"),
-        (other_family, "family maskgwm; this version knows mcvd, forcing, voc"),
+        (other_family, "family dreamer; this version knows mcvd, forcing, voc, maskgwm"),
         (no_family, "family None"),
         (no_config, "which configuration"),
         (wrong_type, "configuration is damaged"),
@@ -293,7 +293,7 @@ def acts(t: int, b: int = 1) -> torch.Tensor:
 
 
 def test_what_both_families_say_of_themselves(world, causal):
-    assert [(w.size, w.channels) for w in (world, causal)] == [(16, 1), (64, 3)]
+    assert [(w.size, w.channels) for w in (world, causal)] == [((16, 16), 1), ((64, 64), 3)]
     assert world.reach == Reach(2, 2, (2, 2), 2, 2, 6)
     assert causal.reach == Reach(8, 8, (4, 4), 2, 8, 10, 8, 9, ("merge", "ssm"))
     values = voc.Config(stack=3, actions=6)
@@ -398,3 +398,53 @@ def test_a_clip_with_actions_is_predicted_looked_back_from_and_interpolated() ->
     for verb in (lambda c: world.predict(c, 2), lambda c: world.lookback(c, 2)):
         assert torch.equal(verb(acted).frames, verb(clip).frames)
     assert world.interpolate(acted, after).frames.shape[2] == 10
+
+
+# -- the family of drives ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def drives(tmp_path_factory) -> tuple[Path, dict[str, torch.Tensor]]:
+    """Three views of 16 x 24, random weights, those of training alone among them."""
+    config = maskgwm.tiny(size=(16, 24), views=3, hidden=1 / 3)
+    rng = torch.Generator().manual_seed(0)
+    state = network(config).state_dict().items()
+    weights = {name: value + 0.1 * torch.randn(value.shape, generator=rng) for name, value in state}
+    path = tmp_path_factory.mktemp("drives") / checkpoint.MODEL
+    checkpoint.write(path, weights, {"family": "maskgwm", "config": dataclasses.asdict(config), "step": 0})
+    return path, weights
+
+
+def test_frames_that_are_not_square_in_several_views(drives):
+    world = load(drives[0]).sampled(steps=2)
+    assert world.size == (16, 24) and world.reach == Reach(3, 3, (2, 1), 3, 3, 6, None, 2, (), 3)
+    assert world.generate(4, batch=2).shape == (2, 3, 4, 1, 16, 24)
+    prompt = of_frames(torch.rand(1, 3, 3, 1, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1)
+    out = world.predict(prompt, 5)
+    assert out.shape == (1, 3, 8, 1, 16, 24) and torch.equal(out.frames[:, :, :3], prompt.frames)
+    rolled = world.rollout(prompt, 4, actions=torch.tensor([[[5.0, 0.1]]]).expand(1, 7, 2))
+    assert rolled.frames.shape == (1, 3, 4, 1, 16, 24) and rolled.frames.std() > 0.01
+
+
+def test_what_training_alone_has_is_not_loaded(drives, tmp_path):
+    path, weights = drives
+    assert any(name.startswith("filler.") for name in weights)
+    world = load(path)
+    assert not any(name.startswith("filler.") for name in world.net.state_dict())
+    tensors, about = checkpoint.read(path)
+    kept = {name: value for name, value in tensors.items() if not name.startswith(TRAINING_ONLY)}
+    checkpoint.write(tmp_path / checkpoint.MODEL, kept, about)  # as in the zoo
+    again = [w.sampled(steps=1).generate(2).frames for w in (world, load(tmp_path))]
+    assert torch.equal(*again)
+
+
+def test_what_the_family_of_drives_has_not(drives):
+    world = load(drives[0])
+    with pytest.raises(ValueError, match="MaskGWM has no solvers"):
+        world.sampled(solver="euler")
+    with pytest.raises(ValueError, match="nothing can surprise it"):
+        world.surprise(of_frames(torch.zeros(1, 3, 4, 1, 16, 24)))
+    assert world.surprise_with_rng is None
+    calls: list[tuple[int, int]] = []
+    world.sampled(steps=2, on_call=lambda *call: calls.append(call)).generate(4)
+    assert calls[-1] == (4, 4)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import difflib
 import io
 import json as json_
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from maskworld.__main__ import Driving
 from maskworld.clip import to_uint8
-from maskworld.data import control, episodes, toys, video
+from maskworld.commands.drive import inspect_logs, make_drive, options
+from maskworld.data import control, episodes, surround, toys, video
 from maskworld.data.episodes import Episode
 from maskworld.report.film import write_whole
 
@@ -31,13 +33,18 @@ def make_command(
     steps: int | None,
     policy: str | None,
     look: control.Look | None,
-    size: int | None,
+    size: Sequence[int] | None,
+    driving: Driving,
     seed: int,
     force: bool,
 ) -> int:
     of_clips = {"--clips": clips, "--frames": frames, "--split": split, "--fps": fps}
     of_control = {"--policy": policy, "--look": look, "--size": size}
     of_episodes = {"--episodes": num_episodes, "--steps": steps}
+    if world == "drive":
+        _only(world, {**of_episodes, "--policy": policy, "--look": look, "--clips": clips, "--split": split})
+        return make_drive(out, driving, frames, fps, size, seed, force)
+    _only(world, options(driving))
     if world in CLIPS:
         _only(world, {**of_episodes, "--policy": policy, "--look": look})
         return _make_clips(
@@ -45,7 +52,7 @@ def make_command(
             out,
             1 if clips is None else clips,
             20 if frames is None else frames,
-            64 if size is None else size,
+            _side(size),
             seed,
             split or "test",
             8.0 if fps is None else fps,
@@ -63,14 +70,14 @@ def make_command(
         made = toy.episodes(num, long + 1, seed)
         return _make_episodes(out, num, toys.FPS, {"world": world, "steps": long, "seed": seed}, force, made)
     if not world.startswith(("control-", "gym:")):
-        known = [*CLIPS, *TOYS, *(f"control-{name}" for name in control.TASKS)]
+        known = [*CLIPS, "drive", *TOYS, *(f"control-{name}" for name in control.TASKS)]
         near = difflib.get_close_matches(world, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)} and gym:ID"
         raise ValueError(f"no world {world}: {hint}")
     _only(world, of_clips)
     policy = policy or ("random" if world.startswith("gym:") else "all")
     control.labels(policy)
-    env = control.load(world.removeprefix("control-"), 64 if size is None else size, look or "fast")
+    env = control.load(world.removeprefix("control-"), _side(size), look or "fast")
     try:
         source = {"world": world, "policy": policy, "steps": long, "size": env.size, "look": look or "fast"}
         return _make_episodes(out, num, env.fps, {**source, "seed": seed}, force, (env, policy, long, seed))
@@ -83,6 +90,13 @@ def _only(world: str, given: dict[str, object]) -> None:
     strange = [name for name, value in given.items() if value is not None]
     if strange:
         raise ValueError(f"{world} takes no {', '.join(strange)}; see `maskworld data make --help`")
+
+
+def _side(size: Sequence[int] | None) -> int:
+    """Of square frames."""
+    if size is not None and len(size) != 1:
+        raise ValueError(f"--size {' '.join(map(str, size))}: frames of this world are square, one number")
+    return 64 if size is None else size[0]
 
 
 def _make_clips(
@@ -185,8 +199,12 @@ def _inspect_episodes(path: Path, json: bool) -> int:
     return 0
 
 
-def inspect_command(path: Path, json: bool) -> int:
+def inspect_command(path: Path, json: bool, sheet: Path | None, force: bool) -> int:
     """Exit code 3 where some of the videos are broken."""
+    if surround.there(path):
+        return inspect_logs(path, json, sheet, force)
+    if sheet is not None:
+        raise ValueError(f"{path} holds no logs: a sheet is made of what several cameras recorded")
     if episodes.there(path):
         return _inspect_episodes(path, json)
     rows = video.inspect(path)

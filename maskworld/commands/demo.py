@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from maskworld import checkpoint
 from maskworld.clip import Clip, collate, of_uint8, span
@@ -18,11 +20,11 @@ from maskworld.commands.doctor import fast_precision
 from maskworld.commands.evaluate import held_out
 from maskworld.data import video
 from maskworld.masks import past_and_future, these_frames
-from maskworld.papers import voc
+from maskworld.papers import maskgwm, voc
 from maskworld.probes.protocol import Report, Task, evaluate
 from maskworld.report.curve import Curve, Series
 from maskworld.report.curve import Span as Stretch
-from maskworld.report.film import Row, film, hide
+from maskworld.report.film import Row, beside, film, hide
 from maskworld.report.page import Code, Facts, Film, Interval, Note, Page, Section, Table
 from maskworld.verbs import Known
 from maskworld.world import World, load
@@ -63,6 +65,12 @@ def demo_command(out: Path, quick: bool, seed: int, json: bool) -> int:
             print(f"{name}: says what a video is worth ...", flush=True)
             shown, scores[name] = _worth(world, name, size, seed)
             sections += shown
+            continue
+        if isinstance(world.config, maskgwm.Config):
+            print(f"{name}: drives ...", flush=True)
+            shown, made = _drives(world, name, out, size, seed)
+            sections += shown
+            files += made
             continue
         if world.reach.window is not None:
             print(f"{name}: looks away and back, with every memory ...", flush=True)
@@ -132,9 +140,10 @@ def _verbs(world: World, name: str, out: Path, size: Size, seed: int) -> tuple[l
         caption = f"{size.samples} samples, {seconds:.1f} s: {hidden / seconds:.0f} frames a second."
         return Section(f"{name}: {heading}", text, [Film(rows, FPS, caption, with_strip=True), Code(command)])
 
-    box = torch.ones(1, 1, p + GAP, world.size, world.size, dtype=torch.bool)
-    low, high = world.size // 4, 3 * world.size // 4
-    box[:, :, p:, low:high, low:high] = False
+    h, w = world.size
+    top, bottom, left, right = h // 4, 3 * h // 4, w // 4, 3 * w // 4
+    box = torch.ones(1, 1, p + GAP, h, w, dtype=torch.bool)
+    box[:, :, p:, top:bottom, left:right] = False
     make = f"maskworld data make {about.get('name')} clip.mkv --frames {p + FAR}\n"
     sections = [
         shown(
@@ -176,8 +185,8 @@ def _verbs(world: World, name: str, out: Path, size: Size, seed: int) -> tuple[l
             "inpaint",
             f"After {p} whole frames a box in the middle of the next {GAP} is hidden. The model was never trained on "
             "this: what is known around the box is put back at every step.",
-            f"maskworld fill {name} clip.mkv --frames {p + GAP} --hide {p}:{p + GAP} --box {low} {high} {low} {high} "
-            "--samples 3 -o inpainted.mp4",
+            f"maskworld fill {name} clip.mkv --frames {p + GAP} --hide {p}:{p + GAP} "
+            f"--box {top} {bottom} {left} {right} --samples 3 -o inpainted.mp4",
         ),
     ]
     began = time.perf_counter()
@@ -309,6 +318,65 @@ def _remembering(world: World, name: str, out: Path, size: Size) -> tuple[list[S
     )
     command = Code(f"maskworld probe {name} --memory ssm --families P2a,P2b --json")
     return [*sections, Section(f"{name}: what is recalled", text, [table, command])], scores, files
+
+
+def _drives(world: World, name: str, out: Path, size: Size, seed: int) -> tuple[list[Section], list[str]]:
+    """For a model of drives: futures of one beginning, under actions; and a camera filled in from the others."""
+    from maskworld.commands import courses
+    from maskworld.commands.fill import rows_of
+    from maskworld.commands.logs import held, told, views_of
+
+    views, fps, reach = views_of(world), float(world.about["data"]["fps"]), world.reach
+    source, _, _ = held_out(world, "drive", reach.num_frames + size.rolled)
+    clip = source(1_000 + seed)
+    prompt, known = span(clip, 0, max(reach.past, 1)), max(reach.past, 1)
+    files: list[str] = []
+
+    def row(label: str, frames: Tensor, given: Tensor) -> Row:
+        return beside(label, rows_of(label, frames, given, views))
+
+    def written(rows: list[Row], what: str) -> None:
+        path = out / f"{name}-{what}.mp4"
+        video.write(path, film(rows, across=1 if len(views) > 1 else None), FPS, force=True)
+        files.append(str(path))
+
+    futures = []
+    given = (torch.arange(known + size.rolled) < known)[None, :, None, None].expand(len(views), -1, 1, 1)
+    cameras = None if clip.cameras is None else held(span(prompt, 0, 1).cameras, 0, known + size.rolled - 1)  # type: ignore[arg-type]
+    for course in courses.NAMES if reach.actions else ():
+        drive = courses.named(course, size.rolled, fps)
+        acts = torch.cat([torch.full((known, reach.actions), math.nan), told(world, drive, fps)])[None]
+        rolled = world.rollout(prompt, size.rolled, seed, actions=acts, cameras=cameras)
+        whole = torch.cat([prompt.frames, rolled.frames], dim=2)[0]
+        futures.append(courses.Future(course, row(course, whole, given), drive))
+    sections = []
+    if futures:
+        parts = courses.sections(futures, known, fps)
+        command = Code(
+            f"maskworld data make drive drive --scenes 1 --cameras {len(views)}\n"
+            f"maskworld rollout {name} drive --frames {size.rolled} --actions {' '.join(courses.NAMES)} -o futures.html"
+        )
+        parts[0] = dataclasses.replace(parts[0], heading=f"{name}: {parts[0].heading.lower()}")
+        parts[1] = dataclasses.replace(
+            parts[1], heading=f"{name}: {parts[1].heading.lower()}", blocks=[*parts[1].blocks, command]
+        )
+        sections += parts
+        written([future.row for future in futures], "futures")
+    if len(views) > 1:
+        clip, place = span(clip, 0, reach.num_frames), len(views) // 2
+        there = torch.ones(1, len(views), reach.num_frames, 1, 1, dtype=torch.bool)
+        there[:, place] = False
+        filled = world.fill(clip, there, seed).frames[0]
+        truth = beside("truth", rows_of("truth", clip.frames[0], None, views))
+        rows = [truth, row("filled in", filled, there[0])]
+        caption = "A border of both colours: some of the views were given, and one was drawn."
+        command = Code(f"maskworld fill {name} drive --hide camera:{views[place]} -o filled.mp4")
+        text = f"The camera {views[place]} is hidden all the time: the model draws what it would see from the others."
+        sections.append(
+            Section(f"{name}: a missing camera", text, [Film(rows, FPS, caption, with_strip=True, most=8), command])
+        )
+        written(rows, "camera")
+    return sections, files
 
 
 def _worth(world: World, name: str, size: Size, seed: int) -> tuple[list[Section], dict[str, Any]]:

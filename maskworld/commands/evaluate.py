@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json as json_
 import sys
 from collections.abc import Callable, Hashable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,7 +14,9 @@ from tqdm import tqdm
 
 from maskworld.clip import Clip
 from maskworld.commands.doctor import fast_precision
+from maskworld.commands.logs import told
 from maskworld.data.video import VideoClips
+from maskworld.papers import maskgwm
 from maskworld.probes import protocol as protocol_
 from maskworld.probes.quality import MCVD_DIGITS, Protocol, extractor_of, protocol_of
 from maskworld.world import World, load
@@ -86,6 +90,15 @@ def _to(clip: Clip, device: str) -> Clip:
     return to(clip, device)
 
 
+def _driven(world: World, drives: Callable[[int], Clip], index: int) -> Clip:
+    """A drive with what the model takes of its actions: its own groups of them, or none."""
+    clip = drives(index)
+    assert clip.actions is not None
+    takes = isinstance(world.config, maskgwm.Config) and world.reach.actions
+    acts = told(world, clip.actions[0], float(world.about.get("data", {}).get("fps", 5.0)))[None] if takes else None
+    return dataclasses.replace(clip, actions=acts, depth=None)
+
+
 def held_out(
     world: World, data: str | None, num_frames: int
 ) -> tuple[Callable[[int], Clip], int | None, Callable[[int], Hashable] | None]:
@@ -94,16 +107,27 @@ def held_out(
     Toy worlds are endless. A video gives windows that do not overlap where `held_out` of it was kept back, and
     overlapping ones, counted as one cluster a second, where that is too short for more than a few.
     """
+    from maskworld.data import surround
     from maskworld.data.digits import MovingDigits
     from maskworld.data.discs import Discs
+    from maskworld.data.drive import Domain, Drives
     from maskworld.probes.films import Films
 
-    size, about = world.size, world.about.get("data", {})
+    (h, w), about = world.size, world.about.get("data", {})
     name = data or about.get("name")
+    if name in ("digits", "discs") and h != w:
+        raise ValueError(f"{name} are square; this model makes frames of {h} x {w}")
     if name == "digits":
-        return MovingDigits("test", num_frames, size, about.get("num_digits", 2)), None, None
+        return MovingDigits("test", num_frames, h, about.get("num_digits", 2)), None, None
     if name == "discs":
-        return Discs("test", num_frames, size, num_discs=tuple(about.get("num_discs", (2, 4)))), None, None
+        return Discs("test", num_frames, h, num_discs=tuple(about.get("num_discs", (2, 4)))), None, None
+    if name == "drive":
+        domain = Domain(**about.get("domain", {}))
+        drives = Drives(num_frames, world.reach.views, (h, w), about.get("fps", 5.0), domain, "test")
+        return partial(_driven, world, drives), None, lambda index: drives.place(index)[0]
+    if data is not None and surround.there(data):
+        logs = surround.LogClips(Path(data), num_frames, world.reach.views, (h, w), about.get("fps"), "test")
+        return partial(_driven, world, logs), None, None
     if data is None and name == "probes":
         last = num_frames - 1  # of the frames before the last, as near as can be: a clip without gaps
         return Films(tuple(about["families"]), tuple(about["shares"]), last, 1, "valid", near=last), None, None
@@ -112,7 +136,7 @@ def held_out(
     share, grey = about.get("held_out", 1.0), world.channels == 1
     shares = (1 - share, share, 0.0)
     split = "valid" if share < 1 else "all"
-    videos = VideoClips(Path(data), num_frames, (size, size), about.get("fps"), grey, split, shares=shares)
+    videos = VideoClips(Path(data), num_frames, (h, w), about.get("fps"), grey, split, shares=shares)
     windows = [(i, span, start) for i, span in enumerate(videos.spans) for start in span.starts(num_frames)]
     clips = [(i, start // max(num_frames * span.every, 1), span, start) for i, span, start in windows]
     return (

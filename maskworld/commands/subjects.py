@@ -61,11 +61,12 @@ def probed(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     world = load(model, device).sampled(steps, solver, fast_precision(device))
     side = SIDE[setting.tier]
-    if (world.channels, world.size) != (3, side):
+    if (world.channels, world.size, world.reach.views) != (3, (side, side), 1):
         colours = "grey" if world.channels == 1 else f"{world.channels}-channel"
         have = "RGB" if world.channels == 3 else colours
         raise ValueError(
-            f"{model} makes {have} frames of {world.size} x {world.size}; "
+            f"{model} makes {have} frames of {world.size[0]} x {world.size[1]}"
+            f"{f' in {world.reach.views} views' if world.reach.views > 1 else ''}; "
             f"the {setting.tier} tier of the probes is RGB of {side} x {side}"
         )
     if world.reach.actions not in (0, len(ACTIONS)):
@@ -125,7 +126,7 @@ def of_world(
         t, actions = film.frames.shape[2], torch.zeros(1, film.frames.shape[2], len(ACTIONS))
         if asked.question.actions is not None:
             actions = torch.from_numpy(asked.question.actions[:t]).float()[None]
-        cameras = reckoned(actions, world.size)
+        cameras = reckoned(actions, world.size[0])
         return dataclasses.replace(film, actions=actions if world.reach.actions else None, cameras=cameras)
 
     def prompt_and_ahead(asked: Asked) -> tuple[Clip, Clip]:

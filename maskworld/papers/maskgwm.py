@@ -556,7 +556,7 @@ def check_units(actions: Float[Tensor, "b t a"], names: Sequence[str]) -> None:
         first += ACTIONS[name]
         if name in _LIMITS and bool((group.abs() > _LIMITS[name][0]).any()):
             most, unit = _LIMITS[name]
-            raise ValueError(f"a {name} of {group.abs().max().item():.4g}: it is in {unit}, and at most {most:g}")
+            raise ValueError(f"{name} of {group.abs().max().item():.4g}: it is in {unit}, and at most {most:g}")
 
 
 def felt_of(clip: Clip, names: Sequence[str]) -> Float[Tensor, "b t a"] | None:

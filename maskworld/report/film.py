@@ -88,6 +88,20 @@ def hide(row: Row, label: str) -> Row:
     return Row(label, np.where(known[..., None], row.frames, chequer[None, :, :, None]), row.known)
 
 
+def beside(label: str, rows: Sequence[Row]) -> Row:
+    """Several views of one video as one row: from left to right, without gaps.
+
+    Raises ValueError where of some of them it is said what is known, and of others not.
+    """
+    _check(rows)
+    grids = [row.known for row in rows if row.known is not None]
+    known = [grid.reshape(len(grid), *(grid.shape[1:] or (1, 1))) for grid in grids]
+    if 0 < len(known) < len(rows):
+        raise ValueError(f"'{label}': what is known is said of {len(known)} of its {len(rows)} views")
+    frames = np.concatenate([row.frames for row in rows], axis=2)
+    return Row(label, frames, np.concatenate(known, axis=2) if known else None)
+
+
 def _check(rows: Sequence[Row]) -> tuple[int, int, int]:
     """(t, h, w): the length of the longest row, and the size of a frame, which all must share."""
     if not rows:
@@ -235,32 +249,42 @@ def strip_png(
 
 
 def film(
-    rows: Sequence[Row], *, scale: int | None = None, paper: Colour = (18, 19, 22)
+    rows: Sequence[Row], *, scale: int | None = None, paper: Colour = (18, 19, 22), across: int | None = None
 ) -> UInt8[np.ndarray, "t H W 3"]:
     """Videos side by side with their names above, as frames of one video; H and W are even, as H.264 asks.
 
-    Without a `scale`, frames are enlarged to about 192 pixels. A row that ends before the others goes blank.
+    All stand in one line, or `across` of them in each. Without a `scale`, frames are enlarged to about 192 pixels. A
+    row that ends before the others goes blank.
     """
     from PIL import Image, ImageDraw
 
     t, h, w = _check(rows)
     scale = max(1, round(192 / max(h, w))) if scale is None else _check_scale(scale)
     font = _font(14)
-    across, down = w * scale + 2 * BORDER, h * scale + 2 * BORDER
+    columns = len(rows) if across is None else min(across, len(rows))
+    if columns < 1:
+        raise ValueError(f"at least one video stands in a line, not {across}")
+    wide, down = w * scale + 2 * BORDER, h * scale + 2 * BORDER
     top = MARGIN + LINE + 2
-    width = 2 * MARGIN + len(rows) * (across + MARGIN) - MARGIN
-    height = top + down + MARGIN
+    width = 2 * MARGIN + columns * (wide + MARGIN) - MARGIN
+    height = -(-len(rows) // columns) * (top + down) + MARGIN
+
+    def corner(r: int) -> tuple[int, int]:
+        """Where a row begins with its name: the top of its line, and its left."""
+        return r // columns * (top + down), MARGIN + r % columns * (wide + MARGIN)
 
     still = Image.new("RGB", (width + width % 2, height + height % 2), paper)
     pen = ImageDraw.Draw(still)
     for r, row in enumerate(rows):
-        left = MARGIN + r * (across + MARGIN)
-        pen.text((left, MARGIN + LINE / 2 - 2), _elide(row.label, font, across), _inks(paper)[0], font, anchor="lm")
+        line, left = corner(r)
+        name = _elide(row.label, font, wide)
+        pen.text((left, line + MARGIN + LINE / 2 - 2), name, _inks(paper)[0], font, anchor="lm")
 
     video = np.asarray(still)[None].repeat(t, 0)
     for r, row in enumerate(rows):
         for i, state in enumerate(states(row)):
-            _put(video[i], _rgb(row.frames[i], scale), state, top, MARGIN + r * (across + MARGIN), BORDER)
+            line, left = corner(r)
+            _put(video[i], _rgb(row.frames[i], scale), state, line + top, left, BORDER)
     return video
 
 
