@@ -715,9 +715,13 @@ class LogClips:
         return rig(self.views, self.size).names
 
     @cached_property
+    def _logs(self) -> Sequence[Log]:
+        return read(self.path)
+
+    @cached_property
     def _places(self) -> list[tuple[int, int, int]]:
         """(log, first frame, frames to the next) of every clip there is."""
-        logs, found = read(self.path), []
+        logs, found = self._logs, []
         for number, log in enumerate(logs):
             every = 1 if self.fps is None else max(round(log.fps / self.fps), 1)
             t, long = log.num_frames, every * (self.num_frames - 1) + 1
@@ -727,7 +731,7 @@ class LogClips:
                 low, high = (0, t) if part == self.split else (0, 0)
             else:
                 low, high = (0, t * 4 // 5) if self.split == "train" else (t * 4 // 5, t)
-            whole = np.asarray(log.known)[numbers(log.name, log.cameras, self.cameras)].all(axis=0)
+            whole = np.asarray(log.known[numbers(log.name, log.cameras, self.cameras)].all(axis=0))
             found += [
                 (number, first, every)
                 for first in range(low, high - long + 1)
@@ -737,11 +741,16 @@ class LogClips:
 
     def __call__(self, index: int) -> Clip:
         number, first, every = self._places[int(np.random.default_rng([self.seed, index]).integers(len(self._places)))]
-        log = read(self.path)[number]
+        log = self._logs[number]
         clip, _ = log.clip(first, first + every * (self.num_frames - 1) + 1, self.cameras, self.size)
         assert clip.actions is not None and clip.cameras is not None
-        # An action of fewer frames a second is the mean speed and the mean curvature of the frames between.
-        acts = torch.stack([clip.actions[:, i : i + every].mean(1) for i in range(0, clip.shape[2], every)], 1)
+        # Of fewer frames a second: the same way, and as much of a turn, in one step.
+        parts = [clip.actions[0, i : i + every] for i in range(0, clip.shape[2], every)]
+        way, turn = (
+            torch.stack([x.sum(0) for x in xs]) for xs in zip(*[(p[:, 0], p.prod(1)) for p in parts], strict=True)
+        )
+        many = torch.tensor([len(p) for p in parts])
+        acts = torch.stack([way / many, torch.where(way.abs() > 1e-6, turn / way, 0.0)], -1)[None]
         cameras = Cameras(clip.cameras.intrinsics, clip.cameras.pose[:, :, ::every])
         times = torch.arange(self.num_frames, device=clip.times.device)[None]
         return Clip(clip.frames[:, :, ::every], times, acts, cameras)
