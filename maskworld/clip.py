@@ -19,11 +19,13 @@ from torch import Tensor
 class Cameras:
     """Where each view stands and how it projects.
 
-    `intrinsics` are in pixels of the frames they go with; `pose` maps camera to world, in metres.
+    `intrinsics` are in pixels of the frames they go with; `pose` maps camera to world, in metres. `ego` is what carries
+    them, a car: it maps x ahead, y left, z up, from the ground under it, to the world.
     """
 
     intrinsics: Float[Tensor, "b v 3 3"]
     pose: Float[Tensor, "b v t 4 4"]
+    ego: Float[Tensor, "b t 4 4"] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,17 @@ def to_uint8(frames: Float[Tensor, "*n c h w"]) -> UInt8[Tensor, "*n h w c"]:
     return bytes_.movedim(-3, -1).contiguous()
 
 
+def at_frames(cameras: Cameras, index: slice | Int[Tensor, " n"]) -> Cameras:
+    """Where they stand at some of the frames."""
+    ego = None if cameras.ego is None else cameras.ego[:, index]
+    return Cameras(cameras.intrinsics, cameras.pose[:, :, index], ego)
+
+
+def _of_cameras(cameras: Cameras, change) -> Cameras:
+    ego = None if cameras.ego is None else change(cameras.ego)
+    return Cameras(change(cameras.intrinsics), change(cameras.pose), ego)
+
+
 def _map(clip: Clip, change, cameras) -> Clip:
     """Change every tensor that is there: change(name, tensor) and cameras(cameras)."""
     changed = {}
@@ -108,7 +121,7 @@ def to(clip: Clip, device: torch.device | str) -> Clip:
     return _map(
         clip,
         lambda _, x: x.to(device),
-        lambda cam: Cameras(cam.intrinsics.to(device), cam.pose.to(device)),
+        lambda cam: _of_cameras(cam, lambda x: x.to(device)),
     )
 
 
@@ -121,14 +134,14 @@ def span(clip: Clip, start: int, stop: int) -> Clip:
     def cut(name: str, x: Tensor) -> Tensor:
         return x.narrow(_TIME_AXIS[name], start, stop - start) if name in _TIME_AXIS else x
 
-    return _map(clip, cut, lambda cam: Cameras(cam.intrinsics, cam.pose[:, :, start:stop]))
+    return _map(clip, cut, lambda cam: at_frames(cam, slice(start, stop)))
 
 
 def example(clip: Clip, index: slice | Sequence[int] | Int[Tensor, " n"] | Bool[Tensor, " b"]) -> Clip:
     """Some examples of the batch: by number, or those where `index` is True."""
     if not isinstance(index, slice):
         index = torch.as_tensor(index)
-    return _map(clip, lambda _, x: x[index], lambda cam: Cameras(cam.intrinsics[index], cam.pose[index]))
+    return _map(clip, lambda _, x: x[index], lambda cam: _of_cameras(cam, lambda x: x[index]))
 
 
 def join(clips: Sequence[Clip]) -> Clip:
@@ -142,7 +155,10 @@ def join(clips: Sequence[Clip]) -> Clip:
         return torch.cat([getattr(clip, name) for clip in clips], dim=_TIME_AXIS[name])
 
     def cat_cameras(cam: Cameras) -> Cameras:
-        return Cameras(cam.intrinsics, torch.cat([clip.cameras.pose for clip in clips], dim=2))  # type: ignore[union-attr]
+        cams = [clip.cameras for clip in clips if clip.cameras is not None]
+        egos = [c.ego for c in cams if c.ego is not None]
+        ego = torch.cat(egos, dim=1) if len(egos) == len(cams) else None
+        return Cameras(cam.intrinsics, torch.cat([c.pose for c in cams], dim=2), ego)
 
     return _map(first, cat, cat_cameras)
 
@@ -155,8 +171,10 @@ def collate(clips: Sequence[Clip]) -> Clip:
         return torch.cat([getattr(clip, name) for clip in clips], dim=0)
 
     def cat_cameras(cam: Cameras) -> Cameras:
-        cams = [clip.cameras for clip in clips]
-        return Cameras(torch.cat([c.intrinsics for c in cams if c]), torch.cat([c.pose for c in cams if c]))
+        cams = [clip.cameras for clip in clips if clip.cameras is not None]
+        egos = [c.ego for c in cams if c.ego is not None]
+        ego = torch.cat(egos) if len(egos) == len(cams) else None
+        return Cameras(torch.cat([c.intrinsics for c in cams]), torch.cat([c.pose for c in cams]), ego)
 
     return _map(first, cat, cat_cameras)
 

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from maskworld import checkpoint, solve
-from maskworld.clip import Cameras, Clip, join, of_frames, span
+from maskworld.clip import Cameras, Clip, at_frames, join, of_frames, span
 from maskworld.masks import past_and_future, these_frames
 from maskworld.memory.base import Memory
 from maskworld.memory.compress import Compress
@@ -514,9 +514,8 @@ class World:
             ahead = dataclasses.replace(ahead, actions=actions[:, t : t + num_frames])
         if cameras is not None:
             _enough("cameras", cameras.pose.shape[2], t, num_frames)
-            first, then = cameras.pose[:, :, :t], cameras.pose[:, :, t : t + num_frames]
-            prompt = dataclasses.replace(prompt, cameras=Cameras(cameras.intrinsics, first))
-            ahead = dataclasses.replace(ahead, cameras=Cameras(cameras.intrinsics, then))
+            prompt = dataclasses.replace(prompt, cameras=at_frames(cameras, slice(0, t)))
+            ahead = dataclasses.replace(ahead, cameras=at_frames(cameras, slice(t, t + num_frames)))
         return prompt, ahead
 
 

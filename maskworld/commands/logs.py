@@ -16,7 +16,7 @@ from einops import einsum
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from maskworld.clip import Cameras
+from maskworld.clip import Cameras, at_frames
 from maskworld.data import drive as drive_
 from maskworld.data import surround
 from maskworld.data import video as video_
@@ -159,7 +159,7 @@ def _of_log(world: World, path: Path, scene: int) -> Footage:
         driven = log.actions[start : min(stop + math.ceil(AHEAD * log.fps), log.num_frames)]
         cameras = None
         if clip.cameras is not None and not lacking:
-            cameras = Cameras(clip.cameras.intrinsics, clip.cameras.pose[:, :, ::every])
+            cameras = at_frames(clip.cameras, slice(None, None, every))
         return Piece(pixels, there, _thinned(torch.from_numpy(driven), every), cameras, rate, "")
 
     return Footage(log.name, rate, total, total / rate, True, views, read, notes)
@@ -201,4 +201,7 @@ def held(cameras: Cameras, before: int, after: int) -> Cameras:
     """Cameras for frames before and after those that there are, too: they stay where they were."""
     pose = cameras.pose
     first, last = pose[:, :, :1].expand(-1, -1, before, -1, -1), pose[:, :, -1:].expand(-1, -1, after, -1, -1)
-    return Cameras(cameras.intrinsics, torch.cat([first, pose, last], dim=2))
+    ego = cameras.ego
+    if ego is not None:
+        ego = torch.cat([ego[:, :1].expand(-1, before, -1, -1), ego, ego[:, -1:].expand(-1, after, -1, -1)], dim=1)
+    return Cameras(cameras.intrinsics, torch.cat([first, pose, last], dim=2), ego)

@@ -211,7 +211,10 @@ def _roll(
     def each(x: Tensor) -> Tensor:
         return x.to(device).repeat_interleave(number // len(x), 0)
 
-    view = None if cameras is None else Cameras(each(cameras.intrinsics), each(cameras.pose))
+    view = None
+    if cameras is not None:
+        ego = None if cameras.ego is None else each(cameras.ego)
+        view = Cameras(each(cameras.intrinsics), each(cameras.pose), ego)
     bare = dataclasses.replace(ask.clip, actions=None, cameras=None)
     prompt, ahead = world.told(
         many(bare, number, device), frames, None if actions is None else each(actions), view

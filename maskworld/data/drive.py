@@ -301,7 +301,11 @@ def clip_of(
         frames=views.rgb[None],
         times=torch.arange(start, stop, device=device)[None],
         actions=scene.actions[None, start:stop].to(device),
-        cameras=Cameras(rig.intrinsics[None].to(device), _poses(scene, rig, frames)[None].float().to(device)),
+        cameras=Cameras(
+            rig.intrinsics[None].to(device),
+            _poses(scene, rig, frames)[None].float().to(device),
+            scene.ego[None, start:stop].float().to(device),
+        ),
         depth=views.depth[None] if depth else None,
     )
 

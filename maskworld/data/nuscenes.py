@@ -450,6 +450,7 @@ class NuScenesLog:
             intrinsics,
             torch.from_numpy(pose),
             self._depth(start, stop, pose, intrinsics.numpy(), size) if self.depth else None,
+            self.ego[start:stop],
         )
 
     @cached_property

@@ -32,7 +32,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Float16, Float32, Float64, Int32, UInt8
 from torch import Tensor
 
-from maskworld.clip import Cameras, Clip, to_uint8
+from maskworld.clip import Cameras, Clip, at_frames, to_uint8
 from maskworld.data.drive import Boxes, Rig, Scene, rig
 
 FORMAT = "maskworld surround 1"
@@ -187,6 +187,7 @@ class Recording:
             fit_intrinsics(torch.from_numpy(self.intrinsics[views]), (h, w), size),
             torch.from_numpy(self.pose[views, start:stop]),
             depth,
+            self.ego[start:stop],
         )
 
     def boxes(self, frame: int) -> Boxes | None:
@@ -242,11 +243,13 @@ def clip_of(
     intrinsics: Float[Tensor, "v 3 3"],
     pose: Float[Tensor, "v t 4 4"],
     depth: Float[Tensor, "v t h w"] | None,
+    ego: Float[np.ndarray, "t 4 4"],
 ) -> tuple[Clip, Known]:
     """A batch of one from the parts of a log; nothing is left of views without a frame."""
     pixels = pixels * known[:, :, None, None, None]
     times = torch.arange(start, start + pixels.shape[1])[None]
-    cameras = Cameras(intrinsics[None].to(torch.float32), pose[None].to(torch.float32))
+    car = torch.from_numpy(np.asarray(ego, dtype=np.float32))[None]
+    cameras = Cameras(intrinsics[None].to(torch.float32), pose[None].to(torch.float32), car)
     if depth is not None:
         depth = (depth * known[:, :, None, None])[None]
     clip = Clip(pixels[None], times, actions[None].to(torch.float32).clone(), cameras, depth)
@@ -751,6 +754,7 @@ class LogClips:
         )
         many = torch.tensor([len(p) for p in parts])
         acts = torch.stack([way / many, torch.where(way.abs() > 1e-6, turn / way, 0.0)], -1)[None]
-        cameras = Cameras(clip.cameras.intrinsics, clip.cameras.pose[:, :, ::every])
+        cameras = at_frames(clip.cameras, slice(None, None, every))
         times = torch.arange(self.num_frames, device=clip.times.device)[None]
-        return Clip(clip.frames[:, :, ::every], times, acts, cameras)
+        depth = None if clip.depth is None else clip.depth[:, :, ::every]
+        return Clip(clip.frames[:, :, ::every], times, acts, cameras, depth)

@@ -75,12 +75,16 @@ def pick(clip: Clip, which: Int[Tensor, "b k"]) -> Clip:
     def late(x: Tensor) -> Tensor:
         return x.movedim(2, 1)[rows, which].movedim(1, 2)
 
+    cameras = clip.cameras
+    if cameras is not None:
+        ego = None if cameras.ego is None else cameras.ego[rows, which]
+        cameras = Cameras(cameras.intrinsics, late(cameras.pose), ego)
     return dataclasses.replace(
         clip,
         frames=late(clip.frames),
         times=clip.times[rows, which],
         actions=None if clip.actions is None else clip.actions[rows, which],
-        cameras=None if clip.cameras is None else Cameras(clip.cameras.intrinsics, late(clip.cameras.pose)),
+        cameras=cameras,
         depth=None if clip.depth is None else late(clip.depth),
     )
 

@@ -30,7 +30,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from maskworld import masks, noise
-from maskworld.clip import Cameras, Clip, example
+from maskworld.clip import Cameras, Clip, at_frames, example
 from maskworld.masks import check_fits, whole_frames
 from maskworld.nets.embed import sinusoidal
 from maskworld.nets.precision import computing
@@ -890,7 +890,7 @@ def _frames_at(clip: Clip, at: Int[Tensor, " n"]) -> Clip:
         frames=clip.frames[:, :, at],
         times=clip.times[:, at],
         actions=None if clip.actions is None else clip.actions[:, at],
-        cameras=None if cameras is None else Cameras(cameras.intrinsics, cameras.pose[:, :, at]),
+        cameras=None if cameras is None else at_frames(cameras, at),
         depth=None,
         memory=None,
         rewards=None,
