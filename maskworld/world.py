@@ -3,8 +3,9 @@
 world = load("mcvd-digits")
 clip = world.predict(prompt, num_frames=10, seed=0)
 
-Four families are known: mcvd; forcing, whose learned memories are built again by their names; voc, which holds the
-tokenizer in whose codes it thinks; and maskgwm, which may hold one for its latents, and sees several views.
+Five families are known: mcvd; forcing, whose learned memories are built again by their names; voc, which holds the
+tokenizer in whose codes it thinks; maskgwm, which may hold one for its latents, and sees several views; and mim4d,
+which lifts several views into voxels, and renders them.
 
 Sections: loading - what families have in common - learned memories - verbs.
 """
@@ -35,7 +36,7 @@ from maskworld.memory.ssm import GatedDelta
 from maskworld.memory.ttt import TTTLinear
 from maskworld.memory.window import Window
 from maskworld.noise import Rng, mix
-from maskworld.papers import forcing, maskgwm, mcvd, voc
+from maskworld.papers import forcing, maskgwm, mcvd, mim4d, voc
 from maskworld.rollout import ahead_of, at_least_one, blank, rollout
 from maskworld.tokenizers import hub, kinds
 from maskworld.tokenizers.base import Tokenizer
@@ -44,13 +45,14 @@ from maskworld.verbs import Fill, Known, Surprise
 
 # -- loading --------------------------------------------------------------------------------------
 
-Config = mcvd.Config | forcing.Config | voc.Config | maskgwm.Config
-Sampling = mcvd.Sampling | forcing.Sampling | voc.Sampling | maskgwm.Sampling
+Config = mcvd.Config | forcing.Config | voc.Config | maskgwm.Config | mim4d.Config
+Sampling = mcvd.Sampling | forcing.Sampling | voc.Sampling | maskgwm.Sampling | mim4d.Sampling
 CONFIGS: Mapping[str, type[Config]] = {
     "mcvd": mcvd.Config,
     "forcing": forcing.Config,
     "voc": voc.Config,
     "maskgwm": maskgwm.Config,
+    "mim4d": mim4d.Config,
 }
 TOKENIZER = "tokenizer"  # the family of what is no world, but part of one
 TRAINING_ONLY = ("target.", "filler.")  # how weights begin that only a training reads
@@ -133,6 +135,8 @@ def network(config: Config, tokenizer: Mapping[str, Any] | None = None) -> nn.Mo
         return mcvd.MCVD(config)
     if isinstance(config, forcing.Config):
         return forcing.Forcing(config, bricks(config))
+    if isinstance(config, mim4d.Config):
+        return mim4d.MIM4D(config)
     of = None if tokenizer is None else kinds.build(tokenizer)
     assert of is None or isinstance(of, nn.Module)
     if isinstance(config, maskgwm.Config):
@@ -225,6 +229,9 @@ def reach(config: Config) -> Reach:
         return Reach(
             r, r, (r - r // 2, r // 2), n, n, config.num_frames, None, config.num_actions, (), config.views
         )  # fmt: skip
+    if isinstance(config, mim4d.Config):
+        t = config.num_frames
+        return Reach(t - 1, t - 1, (1, max(t - 2, 1)), 1, 1, t, None, 0, (), config.views)
     # A frame of the discounted future is no next frame: nothing can follow it.
     return Reach(config.stack, 0, (config.stack, 0), 1, 1, config.stack + 1, None, config.actions)
 
@@ -235,6 +242,8 @@ def default_sampling(config: Config) -> Sampling:
         return mcvd.default_sampling(config)
     if isinstance(config, maskgwm.Config):
         return maskgwm.Sampling()
+    if isinstance(config, mim4d.Config):
+        return mim4d.Sampling()
     return forcing.Sampling() if isinstance(config, forcing.Config) else voc.Sampling()
 
 
@@ -365,6 +374,9 @@ class World:
         if isinstance(self.net, maskgwm.MaskGWM):
             assert isinstance(sampling, maskgwm.Sampling)
             return maskgwm.fill(self.net, sampling)
+        if isinstance(self.net, mim4d.MIM4D):
+            assert isinstance(sampling, mim4d.Sampling)
+            return mim4d.fill(self.net, sampling)
         assert isinstance(self.net, mcvd.MCVD) and isinstance(sampling, mcvd.Sampling)
         return mcvd.fill(self.net, sampling)
 
@@ -397,6 +409,11 @@ class World:
         if solver is not None and isinstance(now, forcing.Sampling | maskgwm.Sampling):
             family = "forcing" if isinstance(now, forcing.Sampling) else "MaskGWM"
             raise ValueError(f"{family} has no solvers, {solver} or other; it takes --steps")
+        if isinstance(now, mim4d.Sampling):
+            if steps is not None or solver is not None:
+                raise ValueError("MIM4D renders what it saw, and draws nothing: it takes no --steps, no --solver")
+            rendered = dataclasses.replace(now, precision=precision or now.precision, on_call=on_call or now.on_call)
+            return dataclasses.replace(self, sampling=rendered)
         if isinstance(now, voc.Sampling):
             if steps is not None or solver is not None:
                 raise ValueError(
@@ -408,6 +425,16 @@ class World:
         changes |= {"solver": _solver(solver)} if solver is not None else {}
         changes |= {"precision": precision} if precision is not None else {}
         return dataclasses.replace(self, sampling=dataclasses.replace(now, **changes))
+
+    def features(self, clip: Clip, known: Known | None = None) -> mim4d.Features:
+        """Voxels of each frame and their view from above, with where they are in metres.
+
+        Raises ValueError for a family that has none, and for a clip without cameras.
+        """
+        if not isinstance(self.net, mim4d.MIM4D):
+            raise ValueError("this model has no voxels: mim4d has")
+        with torch.inference_mode():
+            return self.net.features(clip, known)
 
     def fill(self, clip: Clip, known: Known, seed: int = 0) -> Clip:
         """Fill in the rest. The noise of an example depends on the seed and its place in the batch."""
@@ -460,6 +487,7 @@ class World:
                 forcing.Config: "draws what a plan says",
                 mcvd.Config: "sees no past",
                 maskgwm.Config: "has no number for what it did not expect",
+                mim4d.Config: "has no number for what it did not expect",
             }
             why = why.get(type(self.config), "tells of no frame at a given time")
             raise ValueError(f"this model {why}: nothing can surprise it")

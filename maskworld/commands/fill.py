@@ -28,7 +28,7 @@ from maskworld.commands.logs import Footage, Piece, footage, held, told, view_of
 from maskworld.data import video as video_
 from maskworld.masks import on_pixels, whole_frames
 from maskworld.noise import Rng
-from maskworld.papers import maskgwm
+from maskworld.papers import maskgwm, mim4d
 from maskworld.probes.quality import psnr
 from maskworld.probes.references import copy_known, linear_blend
 from maskworld.report.film import Row
@@ -230,7 +230,7 @@ def _asked(
         given |= ~inside & there[None, :, :, None, None]
     frames = torch.where(on_pixels(given, h, w)[:, :, :, None], truth[None], 0.0)
     times = torch.arange(span.start, span.stop)[None]
-    clip = Clip(frames, times, actions, cameras if isinstance(world.config, maskgwm.Config) else None)
+    clip = Clip(frames, times, actions, cameras if isinstance(world.config, maskgwm.Config | mim4d.Config) else None)
     return Question(clip, given, truth, there, drive, views, fps, note, notes)
 
 

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from maskworld.nets.attention import attend
 
-Over = Literal["space", "time", "view", "views"]
+Over = Literal["space", "time", "times", "view", "views"]
 
-# How tokens stand in heads, and back: "view" looks along one row of all views, "views" at all of them.
+# How tokens stand in heads, and back: "time" looks at one place of all frames, "times" at one row of them; "view" looks
+# at one row of all views, "views" at all of them.
 _APART: dict[Over, str] = {
     "space": "b v t gh w (g e) -> (b v t) g (gh w) e",
     "time": "b v t gh w (g e) -> (b v) (gh w g) t e",
+    "times": "b v t gh w (g e) -> (b v gh) g (t w) e",
     "view": "b v t gh w (g e) -> (b t gh) g (v w) e",
     "views": "b v t gh w (g e) -> (b t) g (v gh w) e",
 }
@@ -55,9 +57,12 @@ class Attention(nn.Module):
         parts = [rearrange(part, _APART[self.over], g=self.heads) for part in self.qkv(x).chunk(3, dim=-1)]
         q, k = _normed(parts[0], self.norm_q), _normed(parts[1], self.norm_k)
         if angles is not None:
-            turned = rearrange(angles, "b t p -> b 1 1 t p").expand(-1, v, -1, -1, -1).flatten(0, 1)
+            pattern = "b t p -> (b v gh) 1 (t w) p" if self.over == "times" else "b t p -> (b v) 1 t p"
+            turned = repeat(angles, pattern, **({"v": v, "gh": gh, "w": w} if self.over == "times" else {"v": v}))
             q, k = turn(q, turned), turn(k, turned)
-        if looks is not None and looks.shape[1] > 1:  # another for each place: heads lie within places
+        if looks is not None and self.over == "times":
+            looks = repeat(looks, "n 1 q k -> (n gh) 1 (q w) (k x)", gh=gh, w=w, x=w)
+        elif looks is not None and looks.shape[1] > 1:  # another for each place: heads lie within places
             looks = looks.repeat_interleave(self.heads, dim=1)
         found = attend(q, k, parts[2], looks)
         return rearrange(found, _TOGETHER[self.over], g=self.heads, v=v, gh=gh, w=w, b=x.shape[0])
@@ -134,13 +139,13 @@ class SpaceBlock(nn.Module):
 class TimeBlock(nn.Module):
     """Every token looks along time, then at what is done: one key and value for each frame's action.
 
-    Without `acts` there is no second attention.
+    Without `acts` there is no second attention. `over`: at its own place of all frames, or at its row ("times").
     """
 
-    def __init__(self, dim: int, dim_told: int, heads: int, ratio: int, acts: bool):
+    def __init__(self, dim: int, dim_told: int, heads: int, ratio: int, acts: bool, over: Over = "time"):
         super().__init__()
         self.heads = heads
-        self.attention, self.mlp = Attention(dim, heads, "time"), _mlp(dim, ratio)
+        self.attention, self.mlp = Attention(dim, heads, over), _mlp(dim, ratio)
         self.modulate = Modulated(dim, dim_told, 3 if acts else 2)
         self.ask = None
         if acts:
