@@ -29,6 +29,7 @@ def recipes() -> dict[str, Callable[..., Recipe]]:
     from maskworld.recipes.mcvd_digits import mcvd_digits
     from maskworld.recipes.mcvd_discs import mcvd_discs
     from maskworld.recipes.mcvd_video import mcvd_video
+    from maskworld.recipes.mim4d_drive import mim4d_drive
     from maskworld.recipes.tokenizer import tokenizer
     from maskworld.recipes.vae import vae
     from maskworld.recipes.voc_episodes import voc_episodes
@@ -44,6 +45,7 @@ def recipes() -> dict[str, Callable[..., Recipe]]:
             mcvd_digits,
             mcvd_discs,
             mcvd_video,
+            mim4d_drive,
             tokenizer,
             vae,
             voc_chain,

@@ -457,8 +457,9 @@ class Stored:
         return _load(self.path, self.path.stat().st_mtime_ns, whole)
 
 
-def read(path: Path | str) -> Sequence[Log]:
-    """The logs of a folder of ours, of one of its files, or of a folder that holds nuScenes (see `data.nuscenes`).
+def read(path: Path | str, depth: bool = False) -> Sequence[Log]:
+    """The logs of a folder of ours, of one of its files, or of a folder that holds nuScenes (see `data.nuscenes`), of
+    which `depth` asks for that of its LiDAR.
 
     Raises ValueError where there are none.
     """
@@ -474,7 +475,7 @@ def read(path: Path | str) -> Sequence[Log]:
     if path.is_file() and path.suffix.lower() == ".npz":
         return [_stored(path, path.stat().st_mtime_ns)]
     if nuscenes.there(path):
-        return nuscenes.read(path)
+        return nuscenes.read(path, depth=depth)
     if not path.exists():
         raise ValueError(f"no scenes in {path}: there is no such file or folder")
     raise ValueError(f"no scenes in {path}: a folder with {ABOUT}, one of its .npz files, or nuScenes is wanted")
@@ -705,6 +706,7 @@ class LogClips:
     fps: float | None = None
     split: Literal["train", "valid", "test"] = "train"
     seed: int = 0
+    depth: bool = False
 
     def __post_init__(self) -> None:
         if not self._places:
@@ -719,7 +721,7 @@ class LogClips:
 
     @cached_property
     def _logs(self) -> Sequence[Log]:
-        return read(self.path)
+        return read(self.path, self.depth)
 
     @cached_property
     def _places(self) -> list[tuple[int, int, int]]:

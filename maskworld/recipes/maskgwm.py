@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -39,9 +40,7 @@ def fitted(config: maskgwm.Config, tokenizer: nn.Module | None) -> maskgwm.Confi
     of: maskgwm.Tokenizer = tokenizer  # type: ignore[assignment]
     if side % of.factor:
         raise ValueError(f"tokens of {side} pixels are not made of latents of {of.factor} pixels")
-    return dataclasses.replace(
-        config, channels=of.channels, latent=of.dim, factor=of.factor, patch=max(side // of.factor, 1)
-    )
+    return dataclasses.replace(config, channels=of.channels, latent=of.dim, factor=of.factor, patch=side // of.factor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +102,10 @@ def recipe(
 ) -> Recipe:
     """A recipe for clips of `config.num_frames` frames or latents. `about` says where they are from."""
     torch.manual_seed(mix(seed))  # the weights
-    net = maskgwm.MaskGWM(config, tokenizer)
+    if tokenizer is not None:
+        # The network's goes where the network goes; the clips are encoded where they are made.
+        tokenizer.eval().requires_grad_(False)
+    net = maskgwm.MaskGWM(config, copy.deepcopy(tokenizer))
     of = None if tokenizer is None else kinds.config_of(tokenizer)  # type: ignore[arg-type]
     return Recipe(
         about={
