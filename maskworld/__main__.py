@@ -813,6 +813,23 @@ def tokens(
     return tokens_command(checkpoint, data, frames, json)
 
 
+def export(
+    checkpoint: Checkpoint,
+    out: Annotated[Positional[Path], arg(metavar="OUT", help="A .safetensors file.")],
+    json: bool = False,
+    force: bool = False,
+) -> int:
+    """Write the encoder of a pre-trained model of several cameras (mim4d) alone, for use elsewhere.
+
+    Args:
+        json: end with one line of JSON.
+        force: replace OUT where it exists.
+    """
+    from maskworld.commands.export import export_command
+
+    return export_command(checkpoint, out, json, force)
+
+
 def doctor(json: bool = False) -> int:
     """What this machine has: torch, threads, bf16, codecs, extras; and what is missing or broken.
 
@@ -864,6 +881,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "probe": probe,
     "value": value,
     "tokens": tokens,
+    "export": export,
     "doctor": doctor,
     "demo": demo,
 }

@@ -55,6 +55,7 @@ CONFIGS: Mapping[str, type[Config]] = {
     "mim4d": mim4d.Config,
 }
 TOKENIZER = "tokenizer"  # the family of what is no world, but part of one
+ENCODER = "mim4d encoder"  # the family of what sees several cameras, and renders nothing
 TRAINING_ONLY = ("target.", "filler.")  # how weights begin that only a training reads
 MOST_STEPS = 1000  # of a family whose levels of noise are a continuum
 
@@ -68,6 +69,8 @@ def load(name: str | Path, device: torch.device | str = "cpu") -> World:
     tensors, about = checkpoint.read(path)
     checkpoint.finite(tensors, path)
     family = str(about.get("family"))
+    if family == ENCODER:
+        raise ValueError(f"{path} is an encoder and no world: `maskworld.world.load_encoder` reads it")
     if family == TOKENIZER:
         raise ValueError(f"{path} is a tokenizer and no world: `maskworld tokens` measures it, `value fit` uses it")
     if family not in CONFIGS:
@@ -123,6 +126,23 @@ def load_latents(name: str | Path, device: torch.device | str = "cpu") -> tuple[
     if not isinstance(net, Continuous):
         raise ValueError(f"{name} makes codes of frames, and latents are wanted: `maskworld train vae`")
     return net, about
+
+
+def load_encoder(name: str | Path, device: torch.device | str = "cpu") -> mim4d.Encoder:
+    """The encoder of several cameras that `maskworld export` wrote, or that a model of the family mim4d holds.
+
+    Raises ValueError where there is none.
+    """
+    path = checkpoint.find(name)
+    tensors, about = checkpoint.read(path)
+    checkpoint.finite(tensors, path)
+    if about.get("family") == "mim4d":
+        first = "encoder."
+        tensors = {key.removeprefix(first): value for key, value in tensors.items() if key.startswith(first)}
+    elif about.get("family") != ENCODER:
+        raise ValueError(f"{path} is a model of the family {about.get('family')} and holds no encoder of cameras")
+    net = mim4d.Encoder(_config(mim4d.Config, about.get("config"), path))
+    return _with_weights(net, tensors, path).to(device)  # type: ignore[return-value]
 
 
 def network(config: Config, tokenizer: Mapping[str, Any] | None = None) -> nn.Module:

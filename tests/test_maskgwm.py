@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import math
@@ -18,6 +19,8 @@ from maskworld.nets import spacetime
 from maskworld.noise import Rng
 from maskworld.papers import maskgwm
 from maskworld.papers.maskgwm import Way
+from maskworld.recipes.maskgwm import Encoded, recipe
+from maskworld.tokenizers import kinds
 
 B, T = 3, 6
 WAY = Way()
@@ -137,10 +140,26 @@ def test_what_is_gathered_goes_back_to_its_places() -> None:
     assert torch.equal(back, x)
 
 
+def test_a_token_that_slides_keeps_its_position() -> None:
+    """Where layers do nothing, as at the start, what is kept says what it says without a mask."""
+    torch.manual_seed(0)
+    network, way = maskgwm.MaskGWM(maskgwm.tiny()).eval(), Way(filler="none")
+    nn.init.normal_(network.project.weight)
+    z, tau, told, eps = batch(network)
+    hidden = hidden_for(network, way=way)
+    masked, counted = network.masked(z, tau, told, eps, hidden, way)
+    assert torch.equal(counted, hidden.kept) and not bool(masked[~counted].any())
+    torch.testing.assert_close(masked[counted], network(z, tau, told)[counted], atol=1e-5, rtol=1e-4)
+
+
 def test_a_share_that_is_no_whole_number_of_tokens_is_refused() -> None:
     with pytest.raises(ValueError, match=r"hidden = 0.3 is no whole number of the 4 tokens"):
         maskgwm.tiny(hidden=0.3)
     assert maskgwm.tiny(hidden=0.5).dropped == 2
+    with pytest.raises(ValueError, match="these are") as told:
+        maskgwm.tiny(size=(16, 48), hidden=0.33)
+    for fits in str(told.value).rsplit(": ", 1)[1].split(", "):  # what is proposed is taken
+        assert maskgwm.tiny(size=(16, 48), hidden=float(fits)).grid == (4, 12)
 
 
 # -- 4 to 6: what fills in ----------------------------------------------------------------------------
@@ -222,6 +241,33 @@ def test_examples_of_both_branches_do_not_mix(p_space: float) -> None:
     assert (one[~rows] - two[~rows]).abs().max() > 1e-4
 
 
+def test_one_mask_for_all_frames_is_filled_by_f_s_and_others_by_f_t() -> None:
+    network = copy.deepcopy(net())
+    assert network.filler is not None
+    z, tau, told, eps = batch(network)
+    hidden = hidden_for(network)
+    before = network.masked(z, tau, told, eps, hidden, WAY)[0]
+    with torch.no_grad():
+        network.filler.space.attention.out.bias.add_(1.0)
+    after = network.masked(z, tau, told, eps, hidden, WAY)[0]
+    assert torch.equal((after != before).flatten(1).any(1), hidden.spatial) and not bool(hidden.spatial.all())
+
+
+@pytest.mark.parametrize("way", [WAY, Way(attention="masked")], ids=["shift", "masked"])
+def test_an_example_is_answered_alone_as_beside_others_that_know_other_frames(way: Way) -> None:
+    network, views = net(views=3), 3
+    clip, known = clip_for(views), masks.some_frames(0.4)(B, views, T, Rng.of(1, batch=B))[..., 0, 0]
+    z, eps = (Rng.of(i, batch=B).normal((views, T, 4, 4, 16)) for i in (2, 3))
+    tau, told = torch.where(known, 0.0, 0.6), maskgwm.told_of(network, clip, known)
+    hidden = hidden_for(network, views, way)._replace(spatial=torch.tensor([True, False, False]))
+    together = network.masked(z, tau, told, eps, hidden, way)[0]
+    for i in range(B):
+        one = maskgwm.Told(*(None if x is None else x[i : i + 1] for x in told))  # type: ignore[arg-type]
+        some = maskgwm.Hidden(*(None if x is None else x[i : i + 1] for x in hidden))  # type: ignore[arg-type]
+        alone = network.masked(z[i : i + 1], tau[i : i + 1], one, eps[i : i + 1], some, way)[0]
+        torch.testing.assert_close(alone[0], together[i], atol=1e-4, rtol=1e-4)
+
+
 # -- 7 to 10: the blocks ------------------------------------------------------------------------------
 
 
@@ -275,8 +321,22 @@ def test_view_attention_stays_in_its_row_and_does_not_know_the_order_of_views() 
     assert bool(differs[..., [0, 1, 3]].any())
 
 
-def test_shifted_time_attention_never_mixes_rows() -> None:
-    network = net()
+@pytest.mark.parametrize("along", ["places", "rows"])
+def test_what_is_known_sees_nothing_unknown_and_no_frame_a_later_unknown_one(along: str) -> None:
+    network, views = net(views=3, along=along), 3
+    known = masks.some_frames(0.4)(B, views, T, Rng.of(1, batch=B))[..., 0, 0]
+    z = Rng.of(2, batch=B).normal((views, T, 4, 4, 16))
+    tau, told = torch.where(known, 0.0, 0.6), maskgwm.told_of(network, clip_for(views), known)
+    before = network(z, tau, told)
+    for t in range(T):
+        unknown = ~known & (torch.arange(T) == t)
+        off = (network(torch.where(unknown[..., None, None, None], z + 1, z), tau, told) - before).abs().amax((3, 4, 5))
+        assert not bool((off > 1e-5)[known | (torch.arange(T) < t)].any()) and bool((off > 1e-3)[unknown].all())
+
+
+@pytest.mark.parametrize("along", ["places", "rows"])
+def test_shifted_time_attention_never_mixes_rows(along: str) -> None:
+    network = net(along=along)
     z, tau, told, _ = batch(network)
     hidden, sight, level = hidden_for(network, way=Way(p_space=0.0)), network.sight(told), network.level_of(tau)
     assert hidden.places is not None
@@ -364,6 +424,89 @@ def test_the_loss_is_that_of_the_velocity_and_references_do_not_count() -> None:
     other = clip.frames.clone()
     all_but = maskgwm.loss_at(network, clip, these_frames([True] * T, B), 0.5, Rng.of(2, batch=B))
     assert torch.equal(all_but, torch.zeros(B)) and torch.equal(other, clip.frames)
+
+
+class Heard(maskgwm.MaskGWM):
+    """Keeps what it was told. With actions it says that all is 0.3, without that it is 0.1."""
+
+    def forward(self, z, tau, told):
+        self.heard = (z, tau, told)
+        level = 0.1 if told.acts is None or bool(told.acts.isnan().all()) else 0.3
+        return level - z
+
+
+def test_references_are_clean_and_at_tau_zero() -> None:
+    """But for what they wear in training; all other frames of an example have one tau."""
+    network, clip, known = Heard(maskgwm.tiny(worn=0.2)), clip_for(), past_and_future(3, T - 3, 0, B)
+    z0 = network.latents(clip.frames, torch.ones(B, 1, T, dtype=torch.bool))[:, :, :3]
+
+    def heard(training: bool) -> torch.Tensor:
+        maskgwm.objective(masking=False)(network.train(training), clip, known, Rng.of(0, batch=B))
+        z, tau, _ = network.heard
+        assert not bool(tau[:, :, :3].any()) and bool((tau[:, :, 3:] == tau[:, :, 3:4]).all())
+        assert bool((tau[:, :, 3:] > 0).all()) and len(tau[:, 0, 3].unique()) == B
+        return z[:, :, :3]
+
+    assert torch.equal(heard(training=False), z0)
+    assert 0 < (heard(training=True) - z0).std() < 0.2
+    made = maskgwm.fill(network, maskgwm.Sampling(1))(clip, known, Rng.of(0, batch=B))
+    z, tau, _ = network.heard
+    assert torch.equal(z[:, :, :3], z0) and torch.equal(tau, 1 - known[..., 0, 0].float())
+    torch.testing.assert_close(made.frames[:, :, 3:], torch.full_like(made.frames[:, :, 3:], 0.3))
+
+
+def test_guidance_goes_beyond_what_the_actions_say() -> None:
+    """0.1 without and 0.3 with them: g times the difference is added to 0.1."""
+    network, clip, known = Heard(maskgwm.tiny()).eval(), clip_for(), past_and_future(2, T - 2, 0, B)
+    for guidance, wanted in ((0.0, 0.1), (0.5, 0.2), (1.0, 0.3), (2.0, 0.5)):
+        made = maskgwm.fill(network, maskgwm.Sampling(1, guidance))(clip, known, Rng.of(0, batch=B)).frames[:, :, 2:]
+        torch.testing.assert_close(made, torch.full_like(made, wanted))
+
+
+def test_training_leaves_out_actions_and_cameras_as_often_as_it_is_asked_to() -> None:
+    n, network = 400, Heard(maskgwm.tiny(size=(16, 16)))
+    clip, known = clip_for(b=n, t=2), past_and_future(1, 1, 0, n)
+
+    def told(untold: float = 0.0, none: float = 0.0, no_rays: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """(which example is told which kind, which is told its cameras)"""
+        ask = maskgwm.objective(masking=False, p_untold=untold, p_none=none, p_no_rays=no_rays)
+        ask(network, clip, known, Rng.of(0, batch=n))
+        found = network.heard[2]
+        assert found.acts is not None and found.rays is not None
+        return ~found.acts[:, 1].isnan(), found.rays.flatten(1).any(1)
+
+    acts, rays = told()
+    assert bool(acts.all()) and bool(rays.all())
+    assert not bool(told(untold=1.0)[0].any()) and not bool(told(none=1.0)[0].any())
+    assert not bool(told(no_rays=1.0)[1].any())
+    near, (acts, _) = 4 * math.sqrt(0.25 / n), told(untold=0.5)
+    for kinds_told in ((True, True), (True, False), (False, True), (False, False)):
+        assert abs((acts == torch.tensor(kinds_told)).all(1).float().mean() - 0.25) < near
+    acts, rays = told(none=0.3)[0], told(no_rays=0.3)[1]
+    assert bool((acts[:, 0] == acts[:, 1]).all())
+    assert abs(acts[:, 0].float().mean() - 0.7) < near and abs(rays.float().mean() - 0.7) < near
+
+
+def test_noise_levels_are_shifted_to_much_noise() -> None:
+    """Esser et al. 2024, Eq. 23: 0.5 of shift 3 is 0.75; 0 and 1 stay, and shift 1 changes nothing."""
+    level = torch.tensor([0.0, 0.5, 1.0])
+    torch.testing.assert_close(maskgwm.shifted(level, 3.0), torch.tensor([0.0, 0.75, 1.0]))
+    torch.testing.assert_close(maskgwm.shifted(level, 1.0), level)
+
+
+def test_frames_in_another_order_are_filled_in_by_their_times() -> None:
+    """Times say which frame comes after which, not where it stands in the clip."""
+    network, length = net(), 9
+    clip, known = clip_for(t=length), past_and_future(3, length - 3, 0, B)
+    order = torch.tensor([4, 0, 8, 2, 6, 1, 3, 7, 5])
+    assert clip.actions is not None and clip.cameras is not None
+    other = dataclasses.replace(
+        clip, frames=clip.frames[:, :, order], times=clip.times[:, order], actions=clip.actions[:, order],
+        cameras=Cameras(clip.cameras.intrinsics, clip.cameras.pose[:, :, order]),
+    )  # fmt: skip
+    fill = maskgwm.fill(network, maskgwm.Sampling(2))
+    made = fill(clip, known, Rng.of(0, batch=B)).frames[:, :, order]
+    assert torch.equal(fill(other, known[:, :, order], Rng.of(0, batch=B)).frames, made)
 
 
 def test_the_vector_alone_cannot_know_the_noise() -> None:
@@ -469,6 +612,9 @@ def test_way_points_are_where_the_car_will_be() -> None:
     assert made[0, 0, 8] == 1
     assert maskgwm.actions_of(-actions * torch.tensor([-1.0, 1.0]), 10.0, ("command",))[0, 0, 0] == 0
     assert maskgwm.actions_of(actions * 0, 10.0, ("command",))[0, 0, 0] == 2
+    actions[:, 21:] = math.nan  # what is not known is not "straight on"
+    made = maskgwm.actions_of(actions, 10.0, ("trajectory", "goal", "command"))
+    assert bool(made[:, :, 8:].isnan().all()) and not bool(made[:, 0, :8].isnan().any())
 
 
 @pytest.mark.parametrize(
@@ -514,6 +660,16 @@ REFUSED = {
     "no actions of this model": (
         lambda: dataclasses.replace(clip_for(), actions=torch.zeros(B, T, 1)), lambda: past_and_future(2, 4, 0, B),
         "takes 2"),
+    "cameras of fewer frames": (
+        lambda: dataclasses.replace(clip_for(), cameras=cameras_for(1, t=T - 1)), lambda: past_and_future(2, 4, 0, B),
+        r"cameras for .* = \(3, 1, 5\)"),
+    "a camera that is nowhere": (
+        lambda: dataclasses.replace(clip_for(), cameras=Cameras(cameras_for(1).intrinsics, torch.zeros(B, 1, T, 4, 4))),
+        lambda: past_and_future(2, 4, 0, B), "no inverse"),
+    "a camera of NaN": (
+        lambda: dataclasses.replace(clip_for(), cameras=Cameras(cameras_for(1).intrinsics * math.nan,
+                                                                cameras_for(1).pose)),
+        lambda: past_and_future(2, 4, 0, B), "NaN"),
     "another size": (lambda: of_frames(torch.zeros(B, 1, T, 1, 8, 8)), lambda: past_and_future(2, 4, 0, B), "8 x 8"),
 }  # fmt: skip
 
@@ -524,6 +680,29 @@ def test_what_cannot_be_filled_is_refused(case: str) -> None:
     fill: verbs.Fill = maskgwm.fill(net())
     with pytest.raises(ValueError, match=words):
         fill(clip(), known(), Rng.of(0, batch=B))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"patch": 0}, "1 or more"), ({"heads": 0}, "1 or more"), ({"dim_told": -1}, "not negative"),
+     ({"actions": ("speed", "speed")}, "each action once"), ({"actions": ("brake",)}, "no action is called brake"),
+     ({"references": 6}, "leave nothing"), ({"decoder": 3}, "some of the layers"), ({"patch": 5}, "do not tile")],
+)  # fmt: skip
+def test_sizes_that_make_no_network_are_refused(changes: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        maskgwm.tiny(**changes)
+
+
+def test_clips_are_encoded_where_they_are_made() -> None:
+    """A network that goes to another device takes a tokenizer of its own along."""
+    of = kinds.build({"kind": "vae", "size": (16, 16), "channels": 1, "dim": 2, "widths": (4, 4)})
+    assert isinstance(of, nn.Module)
+    config = maskgwm.tiny(latent=2, factor=4, patch=1, rays=False)
+    data = Encoded(lambda index: clip_for(b=1, t=8, seed=index), of, T, config.actions, 5.0)
+    made = recipe(config, of, data, data, {}, WAY, True, 2, 1e-3, 0, 1000)
+    assert isinstance(made.net, maskgwm.MaskGWM) and made.net.tokenizer is not None
+    own, others = ({x.data_ptr() for x in one.parameters()} for one in (made.net.tokenizer, of))
+    assert not own & others and not of.training and made.data(3).frames.shape == (1, 1, T, 2, 4, 4)
 
 
 def test_a_tokenizer_must_be_the_models() -> None:

@@ -295,15 +295,19 @@ def clip_of(
     """Frames start..stop - 1 with times, actions, cameras and, where asked for, depth."""
     if not 0 <= start < stop <= scene.num_frames:
         raise ValueError(f"frames {start} to {stop - 1} of a drive of {scene.num_frames}: there are none such")
-    frames = range(start, stop)
-    views = render(scene, rig, frames, device)
+    return as_clip(scene, rig, start, render(scene, rig, range(start, stop), device), depth)
+
+
+def as_clip(scene: Scene, rig: Rig, start: int, views: Views, depth: bool = True) -> Clip:
+    """What was rendered of the frames from `start` on, with what `clip_of` adds to it."""
+    stop, device = start + views.rgb.shape[1], views.rgb.device
     return Clip(
         frames=views.rgb[None],
         times=torch.arange(start, stop, device=device)[None],
         actions=scene.actions[None, start:stop].to(device),
         cameras=Cameras(
             rig.intrinsics[None].to(device),
-            _poses(scene, rig, frames)[None].float().to(device),
+            _poses(scene, rig, range(start, stop))[None].float().to(device),
             scene.ego[None, start:stop].float().to(device),
         ),
         depth=views.depth[None] if depth else None,
@@ -353,7 +357,7 @@ def bev(
     if not (x0 < x1 and y0 < y1 and 0 < cell <= min(x1 - x0, y1 - y0)):
         raise ValueError(f"extent is x0 < x1, y0 < y1 and some cells, not {extent} in cells of {cell}")
     gx, gy = round((x1 - x0) / cell), round((y1 - y0) / cell)
-    parts = max(round(cell / town.CELL), 1)
+    parts = max(math.ceil(cell / town.CELL - 1e-9), 1)  # no coarser than the picture: a line is one of its cells wide
 
     def world(sub: int) -> Float[Tensor, "gx gy 2"]:
         x = x0 + (torch.arange(gx * sub, dtype=torch.float64) + 0.5) * cell / sub

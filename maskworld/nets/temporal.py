@@ -31,7 +31,7 @@ def deform(
     `offsets` are (x, y) in cells from the cell's own centre, one set for each head g; bilinear, zeros beyond the map
     (Zhu et al. 2021, Eq. 2).
     """
-    b, t, g, p, y, x = weights.shape
+    b, t, _, p, y, x = weights.shape
     full = _full(torch.promote_types(values.dtype, offsets.dtype))
     size = torch.tensor([x, y], device=values.device, dtype=full)
     row, column = (torch.arange(n, device=values.device, dtype=full) + 0.5 for n in (y, x))

@@ -92,9 +92,8 @@ def sample(
     volume is not of this grid.
     """
     _check(volume, grid)
-    place = grid.unit(_full(points))
     full = _full(volume)
-    place, full = place.to(torch.promote_types(place.dtype, full.dtype)), full.to(place.dtype)
+    place = grid.unit(_full(points)).to(full.dtype)
     if twice:
         return _gathered(full, place, grid).to(volume.dtype)
     with torch.autocast(volume.device.type, enabled=False):
@@ -296,7 +295,7 @@ def _check_depth(depth: Tensor, bins: Bins, size: tuple[int, int]) -> None:
 
 def _cell_of(points: Float[Tensor, "b v n 3"], grid: Grid) -> tuple[Bool[Tensor, "b v n"], Int[Tensor, "b v n"]]:
     """Whether each point lies in the grid, and the number of its cell where it does."""
-    x, y, z = grid.cells
+    x, y, _ = grid.cells
     number = (points - points.new_tensor(grid.low)) / points.new_tensor(grid.cell)
     inside = ((number >= 0) & (number < number.new_tensor(grid.cells))).all(-1)
     place = torch.where(inside[..., None], number, 0).long()
@@ -310,7 +309,10 @@ def _pooled(
     cell: Int[Tensor, " n"],
     num_cells: int,
 ) -> Float[Tensor, "cells c"]:
-    """Sums of weighted features in each cell; the product of every point with its feature is never stored."""
+    """Sums of weighted features in each cell; the product of every point with its feature is never stored.
+
+    It can be differentiated once.
+    """
     rows = rearrange(_full(features), "b v c h w -> (b v h w) c")
     dtype = torch.promote_types(rows.dtype, weight.dtype)
     order = cell.argsort(stable=True)

@@ -76,6 +76,7 @@ class Config:
     decoder          of the layers, the last so many are the decoder
     hidden           share of the tokens of each row that training drops
     actions          what it is told, by name
+    along            time attention: at one place of all frames, or at one row of them, in which things move sideways
     across           view attention: along one row of all views, or at all tokens of all views
     causal           what is known sees what is known, what is unknown does not see later unknown frames, nor feel later
                      actions: so that nothing is caused by what comes after it
@@ -102,6 +103,7 @@ class Config:
     dim_told: int = 0
     hidden: float = 0.25
     actions: tuple[str, ...] = ("speed", "angle")
+    along: Literal["places", "rows"] = "places"
     across: Literal["rows", "all"] = "rows"
     causal: bool = True
     rays: bool = True
@@ -110,6 +112,8 @@ class Config:
     shared: bool = False
 
     def __post_init__(self) -> None:
+        if min(self.channels, self.latent, self.factor, self.patch, self.dim, self.heads, self.ratio) < 1:
+            raise ValueError("channels, latent, factor, patch, dim, heads and ratio are 1 or more")
         side = self.factor * self.patch
         if min(self.size) < 1 or self.size[0] % side or self.size[1] % side:
             raise ValueError(f"tokens of {side} pixels do not tile frames of {self.size[0]}x{self.size[1]}")
@@ -118,15 +122,17 @@ class Config:
         if self.views < 1 or not 0 < self.decoder < self.depth:
             raise ValueError("one view or more, and a decoder of some of the layers")
         if not 0 <= self.hidden < 1 or abs(self.hidden * self.grid[1] - self.dropped) > 1e-6:
-            fits = ", ".join(f"{n / self.grid[1]:.3g}" for n in range(self.grid[1]))
+            fits = ", ".join(f"{n / self.grid[1]:.8g}" for n in range(self.grid[1]))
             raise ValueError(
                 f"hidden = {self.hidden:g} is no whole number of the {self.grid[1]} tokens in a row; these are: {fits}"
             )
         for name in self.actions:
             if name not in ACTIONS:
                 raise ValueError(f"no action is called {name}; there are {', '.join(ACTIONS)}")
-        if self.shift <= 0 or not 0 <= self.worn <= 1:
-            raise ValueError("shift is above 0, worn from 0 to 1")
+        if len(set(self.actions)) < len(self.actions):
+            raise ValueError(f"each action once, not {', '.join(self.actions)}")
+        if self.shift <= 0 or not 0 <= self.worn <= 1 or self.dim_told < 0:
+            raise ValueError("shift is above 0, worn from 0 to 1, dim_told not negative")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -152,7 +158,8 @@ class Layer(nn.Module):
         super().__init__()
         sizes = (config.dim, config.dim_told or config.dim, config.heads, config.ratio)
         self.space = SpaceBlock(*sizes)
-        self.time = TimeBlock(*sizes, acts=bool(config.actions))
+        over = "time" if config.along == "places" else "times"
+        self.time = TimeBlock(*sizes, acts=bool(config.actions), over=over)
         self.view = SpaceBlock(*sizes, "view" if config.across == "rows" else "views") if config.views > 1 else None
 
     def forward(self, x: Grid, told: Tensor, sight: Sight, within: Within | None = None) -> Grid:
@@ -177,7 +184,8 @@ class Filler(nn.Module):
         self.place = nn.Linear(dim, dim)
         sizes = (dim, config.dim_told or dim, config.heads, config.ratio)
         self.space = SpaceBlock(*sizes)
-        self.time = TimeBlock(*sizes, acts=bool(config.actions))
+        over = "time" if config.along == "places" else "times"
+        self.time = TimeBlock(*sizes, acts=bool(config.actions), over=over)
 
 
 class Within(NamedTuple):
@@ -474,15 +482,23 @@ def _check_tokenizer(config: Config, tokenizer: nn.Module | None) -> None:
 
 def rays_of(cameras: Cameras, size: tuple[int, int], grid: tuple[int, int]) -> Float[Tensor, "b v gh gw r"]:
     """Along which rays the tokens of each camera look, and where it stands, seen from the first camera, in the first
-    frame: cameras are taken to be fixed to the car."""
+    frame: cameras are taken to be fixed to the car.
+
+    Raises ValueError for cameras that are not finite or cannot be inverted.
+    """
     (gh, gw), pose = grid, cameras.pose[:, :, 0].double()
     rows = (torch.arange(gh, device=pose.device) + 0.5) * size[0] / gh
     columns = (torch.arange(gw, device=pose.device) + 0.5) * size[1] / gw
     pixels = torch.stack(
         [columns.expand(gh, gw), rows[:, None].expand(gh, gw), torch.ones(gh, gw, device=pose.device)], -1
     ).double()
-    rig = torch.linalg.solve(pose[:, :1], pose)
-    directions = torch.einsum("bvij,bvjk,hwk->bvhwi", rig[..., :3, :3], cameras.intrinsics.double().inverse(), pixels)
+    if not bool(pose.isfinite().all() & cameras.intrinsics.isfinite().all()):
+        raise ValueError("cameras with NaN or infinite numbers in their pose or intrinsics")
+    try:
+        rig, inverse = torch.linalg.solve(pose[:, :1], pose), cameras.intrinsics.double().inverse()
+    except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+        raise ValueError("a camera's pose or intrinsics have no inverse") from None
+    directions = torch.einsum("bvij,bvjk,hwk->bvhwi", rig[..., :3, :3], inverse, pixels)
     directions = nn.functional.normalize(directions, dim=-1)
     wave = directions[..., None] * math.pi * directions.new_tensor([1.0, 2.0, 4.0])
     waves = torch.cat([directions[..., None], wave.sin(), wave.cos()], dim=-1).flatten(-2)
@@ -498,9 +514,12 @@ def actions_of(actions: Float[Tensor, "b t 2"], fps: float, names: Sequence[str]
 
     The way points are those after 0.5, 1, 1.5 and 2 s; the goal is where the clip ends, of which the command speaks:
     stop below half a metre a second, left or right from 20 degrees on.
-    Raises ValueError for numbers that cannot be m/s and 1/m, and for a name that there is not.
+    What depends on an action that is NaN is NaN.
+    Raises ValueError for numbers that cannot be m/s and 1/m, for a name that there is not, and for no frames a second.
     """
     check_units(actions, ("speed", "angle"))
+    if not fps > 0:
+        raise ValueError(f"frames a second are above 0, not {fps:g}")
     speed, curvature = actions[..., 0].double() / fps, actions[..., 1].double()
     b, t = speed.shape
     place, heading = [speed.new_zeros(b, 2)], [speed.new_zeros(b)]
@@ -528,7 +547,7 @@ def actions_of(actions: Float[Tensor, "b t 2"], fps: float, names: Sequence[str]
     round_ = turned[:, -1:] - turned[:, :t]
     slow = speed.flip(1).cumsum(1).flip(1) / (t - now) * fps < 0.5
     command = torch.where(round_ > math.radians(20), 1.0, torch.where(round_ < -math.radians(20), 0.0, 3.0))
-    command = torch.where(slow, 2.0, command)
+    command = torch.where(round_.isnan(), math.nan, torch.where(slow, 2.0, command))
     made = {
         "speed": actions[..., :1],
         "angle": actions[..., 1:],
@@ -631,6 +650,8 @@ class Way:
 def hide(config: Config, way: Way, b: int, v: int, t: int, rng: Rng) -> Hidden:
     """Draw what is hidden: exactly `config.dropped` tokens of every row, others in each view (Sec. 3.3)."""
     gh, gw = config.grid
+    if way.attention != "shift" and config.along == "rows":
+        raise ValueError("masked attention is along places, and this model looks along rows")
     spatial = rng.uniform(()) < way.p_space
     if way.attention == "masked":
         kept = masks.blocks(gh, gw, config.hidden)(b, v, t, rng)
@@ -774,7 +795,7 @@ def references(config: Config, p_views: float = 0.25, p_after: float = 0.1) -> D
 def _check(config: Config, clip: Clip, known: Known, rng: Rng) -> Bool[Tensor, "b v t"]:
     """Which frames of which views are known whole. Raises ValueError for what the network cannot take."""
     check_fits(known, clip.frames)
-    b, v, _, c, h, w = clip.shape
+    b, v, t, c, h, w = clip.shape
     latent = (config.latent, config.size[0] // config.factor, config.size[1] // config.factor)
     if v != config.views or (c, h, w) not in ((config.channels, *config.size), latent):
         many = "one view" if config.views == 1 else f"{config.views} views"
@@ -787,9 +808,15 @@ def _check(config: Config, clip: Clip, known: Known, rng: Rng) -> Bool[Tensor, "
     whole = whole_frames(known)
     if bool((known.flatten(3).any(-1) & ~whole).any()):
         raise ValueError("MaskGWM fills in whole frames of any views, not parts of a frame")
-    if clip.cameras is not None and clip.cameras.pose.shape[1] != v:
-        raise ValueError(f"cameras for {clip.cameras.pose.shape[1]} views; the clip has {v}")
-    return whole
+    if clip.actions is not None and clip.actions.shape[:2] != (b, t):
+        raise ValueError(f"actions of (batch, frames) = {tuple(clip.actions.shape[:2])}; the clip has {(b, t)}")
+    if clip.cameras is not None:
+        pose, lens = tuple(clip.cameras.pose.shape[:3]), tuple(clip.cameras.intrinsics.shape[:2])
+        if pose != (b, v, t) or lens != (b, v):
+            raise ValueError(
+                f"cameras for (batch, views, frames) = {pose}, with lenses for {lens}; the clip has {(b, v, t)}"
+            )
+    return whole.to(clip.frames.device)
 
 
 # -- fill -----------------------------------------------------------------------------------------
@@ -802,7 +829,7 @@ class Sampling:
     steps       of Euler's method along the straight path, from noise to what is there
     guidance    by how much more than without its actions (Ho & Salimans 2022); 1: as it is
     precision   the type in which the network computes
-    on_call     told (calls of the network so far, in all)
+    on_call     told (calls of the network so far, in all); a guided one, which is two, counts once
     """
 
     steps: int = 20
@@ -811,7 +838,7 @@ class Sampling:
     on_call: Callable[[int, int], None] | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.guidance < 0:
+        if self.steps < 1 or not self.guidance >= 0:
             raise ValueError(f"{self.steps} steps, 1 or more, and a guidance of {self.guidance:g}, not negative")
 
 
@@ -832,7 +859,7 @@ def fill(net: MaskGWM, sampling: Sampling = Sampling()) -> Fill:
         whole = _check(config, clip, known, rng)
         if clip.shape[3:] != (config.channels, *config.size):
             raise ValueError("latents are for training; frames are filled in")
-        told_of(net, example(clip, slice(0, 1)), whole[:1])  # bad actions are refused even where nothing is to be done
+        told_of(net, clip, whole)  # bad actions and cameras are refused even where nothing is to be done
         groups: dict[tuple, list[int]] = {}
         for i, (row, when) in enumerate(zip(whole.tolist(), clip.times.tolist(), strict=True)):
             groups.setdefault((str(row), tuple(t - when[0] for t in when)), []).append(i)
@@ -845,10 +872,10 @@ def fill(net: MaskGWM, sampling: Sampling = Sampling()) -> Fill:
         with torch.inference_mode(), computing(frames.device, sampling.precision):
             for members, plan in plans:
                 place = torch.tensor(members, device=frames.device)
-                part, some = example(clip, members), rng[members]
+                part, some, when = example(clip, members), rng[members], clip.times[members[0]].tolist()
                 now, seen = part.frames.clone(), whole[place].clone()
                 for piece, shown in plan:
-                    at = torch.tensor(sorted(piece + shown), device=frames.device)
+                    at = torch.tensor(sorted(piece + shown, key=when.__getitem__), device=frames.device)
 
                     def called() -> None:
                         nonlocal done
@@ -926,7 +953,7 @@ def _draw(
 
 
 def tiny(**changes) -> Config:
-    """For tests: every part of the network, some ten thousand parameters."""
+    """For tests: every part of the network, some hundred thousand parameters."""
     config = Config(
         size=(16, 16), channels=1, latent=1, patch=4, num_frames=6, references=3, dim=32, depth=3, decoder=1, heads=2,
         ratio=2,
@@ -943,7 +970,7 @@ def small(**changes) -> Config:
 
 
 def base(**changes) -> Config:
-    """About 60 M parameters, 64 x 128: half an hour of a GPU."""
+    """About 77 M parameters, 64 x 128: half an hour of a GPU."""
     config = Config(
         size=(64, 128), latent=4, factor=4, patch=2, num_frames=13, dim=384, depth=12, decoder=2, heads=6, worn=0.1
     )  # fmt: skip
