@@ -4,7 +4,7 @@ python studies/voc_values.py DATA --out runs/values [--minutes 20] [--tokenizer-
                              [--gammas 0.8 0.9 0.95] [--states 120] [--samples 16] [--write docs/results.md] [--json]
 
 DATA are episodes (`maskworld data make control-cheetah DATA --episodes 120 --policy all`). For each tokenizer a model
-is trained by generative TD (4 steps, whole distributions); for the first, two more of the same size for the same
+is trained by generative TD (10 steps, whole distributions); for the first, two more of the same size for the same
 minutes: by Monte Carlo, and one step ahead alone (discount 0). They are asked for values of states of held-out
 episodes; the one-step model is unrolled until 5 % of the return are left. What is done is kept in --out, and nothing
 is done twice.
@@ -56,7 +56,7 @@ def model(options: argparse.Namespace, kind: str, arm: str) -> Path:
     if (run / "done").exists():
         return run
     gammas = (0.0,) if arm == "onestep" else tuple(options.gammas)
-    td = {"td": voc.TD(), "mc": voc.TD(steps=None), "onestep": voc.TD(steps=1)}[arm]
+    td = {"td": voc.TD(steps=10), "mc": voc.TD(steps=None), "onestep": voc.TD(steps=1)}[arm]
     recipe = voc_episodes(options.data, str(of), dataclasses.replace(options.config, gammas=gammas), td)
     return trained(recipe, run, options.minutes)
 

@@ -231,6 +231,8 @@ def test_cut_keeps_what_lies_within():
     twice = heads.cut(line((0, 0), (0, 10), (6, 10), (6, 0)), GRID)
     assert [part.tolist() for part in twice] == [[[0, 0], [0, 8]], [[6, 8], [6, 0]]]
     assert heads.cut(line((-20, 9), (20, 9)), GRID) == []
+    ring = heads.cut(line((0, 6), (3, 6), (3, 10), (-3, 10), (-3, 6), (0, 6)), GRID)
+    assert [part.tolist() for part in ring] == [[[-3, 8], [-3, 6], [0, 6], [3, 6], [3, 8]]]
     inside = line((1, 1), (2, 3), (-4, 5))
     assert torch.equal(heads.cut(inside, GRID)[0], inside)
 

@@ -350,6 +350,8 @@ def cut(points: Float[Tensor, "n 2"], grid: Grid) -> list[Float[Tensor, "_ 2"]]:
         if not parts or not torch.equal(parts[-1][-1], first):
             parts.append([first])
         parts[-1].append(last)
+    if len(parts) > 1 and torch.equal(parts[0][0], parts[-1][-1]) and torch.equal(points[0], points[-1]):
+        parts[0] = parts.pop() + parts[0][1:]  # of a closed line that begins within
     return [torch.stack(part) for part in parts]
 
 
@@ -451,7 +453,8 @@ class _Layer(nn.Module):
         query = self.each_other(query, query, query)
         cells = rearrange(bev, "b d y x -> b (y x) d")
         query = self.all_cells(query, cells + where, cells)
-        under = F.grid_sample(self.look(bev), 2 * place.sigmoid().to(bev.dtype) - 1, align_corners=False)
+        seen = self.look(bev).to(place.dtype)  # half precision cannot say where a point lies
+        under = F.grid_sample(seen, 2 * place.sigmoid() - 1, align_corners=False)
         query = query + self.under(rearrange(under, "b e n p -> b n (p e)"))
         query = query + self.mix(query)
         moved = rearrange(self.move(self.norm(query)), "b n (p two) -> b n p two", two=2)

@@ -714,10 +714,8 @@ def objective(
                                                         < p_none),
             rays=None if told.rays is None else told.rays * (coin[:, 1] >= p_no_rays)[:, None, None, None, None],
         )  # fmt: skip
-        hidden = hide(config, way, b, v, t, rng) if masking and config.dropped else None
-        if hidden is not None and clip.frames.device.type != "cpu":
-            hidden = Hidden(*(None if one is None else one.to(clip.frames.device) for one in hidden))  # type: ignore[arg-type]
-        error, counted = _error(net, clip, told, tau[:, None, None].expand(b, v, t), rng, hidden, way)
+        masks_by = way if masking and config.dropped else None
+        error, counted = _error(net, clip, told, tau[:, None, None].expand(b, v, t), rng, masks_by)
         return Loss({"velocity": _mean(error, counted)})
 
     return run
@@ -728,13 +726,14 @@ def loss_at(net: MaskGWM, clip: Clip, known: Known, tau: float, rng: Rng) -> Flo
     there = _check(net.config, clip, known, rng)
     level = torch.full(there.shape, tau, device=clip.frames.device)
     with torch.no_grad():
-        return _mean(*_error(net, clip, told_of(net, clip, there), level, rng, None, Way()))
+        return _mean(*_error(net, clip, told_of(net, clip, there), level, rng, None))
 
 
 def _error(
-    net: MaskGWM, clip: Clip, told: Told, tau: Float[Tensor, "b v t"], rng: Rng, hidden: Hidden | None, way: Way
+    net: MaskGWM, clip: Clip, told: Told, tau: Float[Tensor, "b v t"], rng: Rng, way: Way | None
 ) -> tuple[Float[Tensor, "b v t gh gw"], Bool[Tensor, "b v t gh gw"]]:
-    """(squared error of the velocity at every token, those that count)"""
+    """(squared error of the velocity at every token, those that count); `way` None: nothing is hidden. What is hidden
+    is drawn last, so that the noise is the same whatever that is."""
     z0 = net.latents(clip.frames, torch.ones_like(told.known))
     eps = noise.gaussian(z0, rng)
     tau = torch.where(told.known, 0.0, tau)
@@ -743,9 +742,13 @@ def _error(
     if net.config.worn and net.training:
         worn = rng.uniform(())[:, None, None, None, None, None].to(z.device) * net.config.worn
         z = torch.where(told.known[..., None, None, None], z0 + worn * noise.gaussian(z0, rng), z)
-    if hidden is None:
+    if way is None:
         out, answers = net(z, tau, told), None
     else:
+        b, v, t = told.known.shape
+        hidden = hide(net.config, way, b, v, t, rng)
+        if z.device.type != "cpu":
+            hidden = Hidden(*(None if one is None else one.to(z.device) for one in hidden))  # type: ignore[arg-type]
         out, answers = net.masked(z, tau, told, eps, hidden, way)
     error = (out - noise.velocity_of(z0, eps)).square().mean(-1)
     counted = (~told.known)[..., None, None].expand_as(error)

@@ -131,7 +131,10 @@ class Encoder(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.backbone = MaskedConvNeXt(config.channels, dims=config.dims, depths=config.depths, stem=config.stem)
+        # differs: blocks begin at a tenth of their size and not at a millionth, for trainings from scratch are short.
+        self.backbone = MaskedConvNeXt(
+            config.channels, dims=config.dims, depths=config.depths, stem=config.stem, layer_scale=0.1
+        )
         used = config.dims[config.first :]
         self.neck = FPN(used, config.dim, config.levels)
         heads = []

@@ -323,7 +323,7 @@ def _losses(
         "speed": error[0],
         "yaw": 3 * error[1],
         "cars": 0.1 * F.smooth_l1_loss(net.cars(hidden)[..., 0].mean(1), cars / _CARS),
-        "condition": 2 * F.smooth_l1_loss(net.condition(mean), condition),
+        "condition": 0.1 * F.smooth_l1_loss(net.condition(mean), condition),
     }
 
 
