@@ -89,6 +89,7 @@ class Drawing:
         samples: different fillings to draw.
         steps: steps of the solver; fewer is faster.
         solver: the model's own choice otherwise.
+        guidance: how many times more a driving model follows its actions than it would untold; 1 as it is.
         seed: the same seed draws the same pixels.
         scale: enlarge what is written, by repeating pixels.
         json: end with one line of JSON.
@@ -98,6 +99,7 @@ class Drawing:
     samples: int = 1
     steps: int | None = None
     solver: Solver | None = None
+    guidance: float | None = None
     seed: int = 0
     scale: int = 1
     json: bool = False

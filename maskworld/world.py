@@ -420,9 +420,13 @@ class World:
         solver: str | None = None,
         precision: torch.dtype | None = None,
         on_call: Callable[[int, int], None] | None = None,
+        guidance: float | None = None,
     ) -> World:
-        """The same model, sampled in another way. Raises ValueError for an unknown solver or number of steps."""
+        """The same model, sampled in another way. Raises ValueError for an unknown solver or number of steps, and for
+        guidance of what takes no actions."""
         now = self._sampling
+        if guidance is not None and not (isinstance(now, maskgwm.Sampling) and self.reach.actions):
+            raise ValueError("guidance is by actions, of a driving model that takes them; this one is none")
         most = self.config.num_times if isinstance(self.config, mcvd.Config) else MOST_STEPS
         if steps is not None and not 1 <= steps <= most:
             raise ValueError(f"between 1 and {most} steps, not {steps}")
@@ -444,6 +448,7 @@ class World:
         changes |= {"steps": steps} if steps is not None else {}
         changes |= {"solver": _solver(solver)} if solver is not None else {}
         changes |= {"precision": precision} if precision is not None else {}
+        changes |= {"guidance": guidance} if guidance is not None else {}
         return dataclasses.replace(self, sampling=dataclasses.replace(now, **changes))
 
     def features(self, clip: Clip, known: Known | None = None) -> mim4d.Features:

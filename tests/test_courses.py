@@ -341,7 +341,7 @@ def test_courses_do_what_they_say(fps, speed):
     ("argv", "says"),
     [
         (["--actions", "short.csv"], "short.csv has actions for 3 of 5 new frames: 2 are missing"),
-        (["--actions", "fast.csv"], "fast.csv: a speed of 130: it is in m/s"),
+        (["--actions", "fast.csv"], "fast.csv: speed of 130: it is in m/s"),
         (["--actions", "degrees.csv"], "degrees.csv: angle of 30: it is in 1/m"),
         (["--actions", "wide.csv"], "wide.csv holds numbers of shape (5, 3); actions are (frames, 2)"),
         (["--actions", "lft"], "a .csv or .npy file, or one of left, right, straight, stop"),
@@ -381,6 +381,7 @@ def test_rollouts_that_are_refused(cli, model, log, tmp_path, monkeypatch, argv,
         (["--box", 0, 8, 0, 33], "0 to 16 and 0 to 32"),
         (["--box", 0, 8, 0, 8], "whole frames"),
         (["--solver", "euler"], "MaskGWM has no solvers"),
+        (["--guidance", -1], "not negative"),
     ],
 )
 def test_questions_that_are_refused(cli, model, log, tmp_path, argv, says):

@@ -241,7 +241,9 @@ def fill_command(checkpoint: str, source: Path | None, out: Path, asked: Asked, 
     """Exit code 0, or 130 where it was interrupted: the samples that were finished are written."""
     check_out(out, drawing)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    world = load(checkpoint, device).sampled(drawing.steps, drawing.solver, fast_precision(device))
+    world = load(checkpoint, device).sampled(
+        drawing.steps, drawing.solver, fast_precision(device), guidance=drawing.guidance
+    )
     ask = question(world, source, asked)
     clock, cpu = time.perf_counter(), time.process_time()
     samples, interrupted = _draw(world, ask, drawing)

@@ -68,7 +68,9 @@ def rollout_command(
     if where.past is not None:
         at_least_one("frames of the past", where.past)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    world = load(checkpoint, device).sampled(drawing.steps, drawing.solver, fast_precision(device))
+    world = load(checkpoint, device).sampled(
+        drawing.steps, drawing.solver, fast_precision(device), guidance=drawing.guidance
+    )
     stride = world.reach.stride if remembering.stride is None else remembering.stride
     drive = isinstance(world.config, maskgwm.Config)
     if actions and not world.reach.actions:
