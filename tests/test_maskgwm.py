@@ -674,6 +674,13 @@ REFUSED = {
 }  # fmt: skip
 
 
+def test_known_frames_that_are_none_are_refused() -> None:
+    clip = clip_for()
+    clip.frames[1, 0, 1, 0, 3, 3] = math.nan
+    with pytest.raises(ValueError, match="known hold NaN"):
+        maskgwm.fill(net())(clip, past_and_future(2, 4, 0, B), Rng.of(0, batch=B))
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_filled_is_refused(case: str) -> None:
     clip, known, words = REFUSED[case]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from maskworld import checkpoint
-from maskworld.clip import Clip, collate, of_uint8, span
+from maskworld.clip import Clip, collate, example, of_uint8, span
 from maskworld.commands.doctor import fast_precision
 from maskworld.commands.evaluate import held_out
 from maskworld.data import video
@@ -47,6 +47,7 @@ class Size:
 
 FULL, QUICK = Size(3, 12, 3, 100, 10, 24, 32), Size(2, 3, 2, 15, 5, 4, 4)
 FAR, GAP = 10, 5  # frames predicted, and frames between
+DRIVEN, DRIVE_STEPS = 40, 10  # frames of each future of a drive, and steps of its sampler
 
 
 def demo_command(out: Path, quick: bool, seed: int, json: bool) -> int:
@@ -327,7 +328,8 @@ def _drives(world: World, name: str, out: Path, size: Size, seed: int) -> tuple[
     from maskworld.commands.logs import held, told, views_of
 
     views, fps, reach = views_of(world), float(world.about["data"]["fps"]), world.reach
-    source, _, _ = held_out(world, "drive", reach.num_frames + size.rolled)
+    ahead, world = min(size.rolled, DRIVEN), world.sampled(steps=DRIVE_STEPS)
+    source, _, _ = held_out(world, "drive", reach.num_frames + ahead)
     clip = source(1_000 + seed)
     prompt, known = span(clip, 0, max(reach.past, 1)), max(reach.past, 1)
     files: list[str] = []
@@ -341,20 +343,25 @@ def _drives(world: World, name: str, out: Path, size: Size, seed: int) -> tuple[
         files.append(str(path))
 
     futures = []
-    given = (torch.arange(known + size.rolled) < known)[None, :, None, None].expand(len(views), -1, 1, 1)
-    cameras = None if clip.cameras is None else held(span(prompt, 0, 1).cameras, 0, known + size.rolled - 1)  # type: ignore[arg-type]
-    for course in courses.NAMES if reach.actions else ():
-        drive = courses.named(course, size.rolled, fps)
-        acts = torch.cat([torch.full((known, reach.actions), math.nan), told(world, drive, fps)])[None]
-        rolled = world.rollout(prompt, size.rolled, seed, actions=acts, cameras=cameras)
-        whole = torch.cat([prompt.frames, rolled.frames], dim=2)[0]
-        futures.append(courses.Future(course, row(course, whole, given), drive))
+    if reach.actions and len(views) == 1:
+        given = (torch.arange(known + ahead) < known)[None, :, None, None]
+        drives = [courses.named(course, ahead, fps) for course in courses.NAMES]
+        untold = torch.full((known, reach.actions), math.nan)
+        acts = torch.stack([torch.cat([untold, told(world, drive, fps)]) for drive in drives])
+        many = example(dataclasses.replace(prompt, actions=None), [0] * len(drives))
+        many_cameras = span(many, 0, 1).cameras
+        many = dataclasses.replace(many, cameras=None)
+        cameras = None if many_cameras is None else held(many_cameras, 0, known + ahead - 1)
+        rolled = world.rollout(many, ahead, seed, actions=acts, cameras=cameras)
+        for i, (course, drive) in enumerate(zip(courses.NAMES, drives, strict=True)):
+            whole = torch.cat([prompt.frames[0], rolled.frames[i]], dim=1)
+            futures.append(courses.Future(course, row(course, whole, given), drive))
     sections = []
     if futures:
         parts = courses.sections(futures, known, fps)
         command = Code(
             f"maskworld data make drive drive --scenes 1 --cameras {len(views)}\n"
-            f"maskworld rollout {name} drive --frames {size.rolled} --actions {' '.join(courses.NAMES)} -o futures.html"
+            f"maskworld rollout {name} drive --frames {ahead} --actions {' '.join(courses.NAMES)} -o futures.html"
         )
         parts[0] = dataclasses.replace(parts[0], heading=f"{name}: {parts[0].heading.lower()}")
         parts[1] = dataclasses.replace(

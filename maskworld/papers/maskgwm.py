@@ -862,6 +862,8 @@ def fill(net: MaskGWM, sampling: Sampling = Sampling()) -> Fill:
         whole = _check(config, clip, known, rng)
         if clip.shape[3:] != (config.channels, *config.size):
             raise ValueError("latents are for training; frames are filled in")
+        if not bool(torch.isfinite(clip.frames[whole]).all()):
+            raise ValueError("frames that are known hold NaN or infinity")
         told_of(net, clip, whole)  # bad actions and cameras are refused even where nothing is to be done
         groups: dict[tuple, list[int]] = {}
         for i, (row, when) in enumerate(zip(whole.tolist(), clip.times.tolist(), strict=True)):
