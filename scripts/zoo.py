@@ -58,8 +58,10 @@ def main() -> None:
 
 
 def _score(report: dict) -> dict:
-    """What a reader of the card compares: of `evaluate --json`, `probe --json`, `value evaluate --json` or
-    `value act --json`."""
+    """What a reader of the card compares: of `evaluate --json`, `probe --json`, `value evaluate --json`,
+    `value act --json`, or studies/maskgwm_drive.py."""
+    if report.get("study") == "maskgwm_drive":
+        return {key: value for key, value in report.items() if key not in ("study", "model")}
     if report["command"] == "value evaluate":
         return {"samples": report["samples"], "tables": report["tables"]}
     if report["command"] == "act":
