@@ -3,10 +3,10 @@
     python benchmarks/maskgwm.py [--quick] [--json] [--threads 2] [--repeats 5]
 
 Parts:
-- a training step (forward, backward, AdamW) of the `small` network for one, three and six cameras: with nothing hidden;
-  with a quarter of the tokens of each row dropped and filled in (the paper's way); and with the same tokens masked in
-  attention instead, which is what dropping is to save. To reach, for three cameras or more: a step with tokens dropped
-  costs at most 0.85 of one without.
+- a training step (forward, backward, AdamW) of the `small` network for one, three and six cameras, and of `base` for
+  three: with nothing hidden; with a quarter of the tokens of each row dropped and filled in (the paper's way); and with
+  the same tokens masked in attention instead, which is what dropping is to save. To reach, for three cameras or more: a
+  step with tokens dropped costs at most 0.85 of one without.
 - the same step with nothing hidden in float32: bfloat16 is to be at least twice as fast, where the CPU has it.
 - a roll-out: frames a second at the sampler's default steps, in both types.
 
@@ -75,26 +75,30 @@ def clip_of(config: maskgwm.Config, batch: int) -> Clip:
     return dataclasses.replace(of_frames(frames), actions=actions)
 
 
-def config_of(views: int, frames: int) -> maskgwm.Config:
-    """The small network on pixels: as many tokens, of about as many numbers, as on latents."""
-    return maskgwm.small(views=views, num_frames=frames, latent=3, factor=1, patch=8)
+def config_of(views: int, frames: int, preset: str = "small") -> maskgwm.Config:
+    """The network on pixels: as many tokens, of about as many numbers, as on latents."""
+    make = {"small": maskgwm.small, "base": maskgwm.base}[preset]
+    return make(views=views, num_frames=frames, latent=3, factor=1, patch=8)
 
 
-def steps(views: int, frames: int, repeats: int, precision: torch.dtype) -> dict[str, Any]:
-    config = config_of(views, frames)
+def steps(views: int, frames: int, repeats: int, precision: torch.dtype, preset: str) -> dict[str, Any]:
+    config = config_of(views, frames, preset)
     gh, gw = config.grid
     batch = max(TOKENS // (views * frames * gh * gw), 1)
     works: dict[str, Callable[[], object]] = {name: Step(config, way, precision, batch) for name, way in WAYS.items()}
     if precision != torch.float32:
         works["float32"] = Step(config, None, torch.float32, batch)
     spent = dict(zip(works, in_turn(list(works.values()), repeats), strict=True))
-    row: dict[str, Any] = {"views": views, "frames": frames, "batch": batch}
+    row: dict[str, Any] = {"preset": preset, "views": views, "frames": frames, "batch": batch}
     row |= {name: {"cpu": s.cpu, "wall": s.wall} for name, s in spent.items()}
     ratios = {f"{name} / plain": share(spent[name], spent["plain"]) for name in ("dropped", "masked attention")}
     if "float32" in spent:
         ratios["float32 / bfloat16"] = share(spent["float32"], spent["plain"])
     told = ", ".join(f"{name} {each['cpu']:.2f} ({each['wall']:.2f})" for name, each in ratios.items())
-    print(f"{views} x {frames} frames, batch {batch}: plain {spent['plain'].cpu:.2f} CPU s a step; {told}", flush=True)
+    print(
+        f"{preset}, {views} x {frames} frames, batch {batch}: plain {spent['plain'].cpu:.2f} CPU s a step; {told}",
+        flush=True,
+    )
     return row | {"ratios": ratios}
 
 
@@ -129,9 +133,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     precision, repeats = fast_precision("cpu"), 1 if given.quick else given.repeats
-    sizes = [(1, 8), (3, 6)] if given.quick else [(1, 8), (3, 6), (6, 6)]
+    small = [("small", 1, 8), ("small", 3, 6)]
+    sizes = small if given.quick else [*small, ("small", 6, 6), ("base", 3, 4)]
     print(f"{precision}, {given.threads} threads; ratios of CPU (wall) seconds; to reach: {TARGETS}")
-    rows = [steps(views, frames, repeats, precision) for views, frames in sizes]
+    rows = [steps(views, frames, repeats, precision, preset) for preset, views, frames in sizes]
     rolled = rollouts(repeats, precision)
     if given.json:
         found = {"torch": torch.__version__, "threads": given.threads, "precision": str(precision)}

@@ -89,7 +89,7 @@ class Drawing:
         samples: different fillings to draw.
         steps: steps of the solver; fewer is faster.
         solver: the model's own choice otherwise.
-        guidance: how many times more a driving model follows its actions than it would untold; 1 as it is.
+        guidance: how many times more a driving model follows its actions than it would untold: 2.5 unless said.
         seed: the same seed draws the same pixels.
         scale: enlarge what is written, by repeating pixels.
         json: end with one line of JSON.

@@ -335,7 +335,7 @@ def _asked(study: Study, net: MaskGWM, domain: str) -> dict[str, np.ndarray]:
     n, t = clips.times.shape
     known = (torch.arange(t) < GIVEN).expand(n, 1, t)[..., None, None]
     losses, frames = [], []
-    filling = fill(net, Sampling(steps=study.steps, precision=study.precision))
+    filling = fill(net, Sampling(study.steps, 1.0, study.precision))
     for start in range(0, n, 16):
         part = example(clips, slice(start, start + 16))
         now = known[start : start + 16]

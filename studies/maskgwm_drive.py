@@ -1,6 +1,6 @@
 """What a driving model does when it is told where to go: long roll-outs, and views that are to agree.
 
-python studies/maskgwm_drive.py maskgwm-long --frames 200 --clips 8 [--steps 10] [--guidance 1]
+python studies/maskgwm_drive.py maskgwm-long --frames 200 --clips 8 [--steps 10] [--guidance 2.5]
                                 [--write docs/results.md] [--json]
 python studies/maskgwm_drive.py maskgwm-mview --clips 32 [...]
 
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=8)
     parser.add_argument("--frames", type=int, default=200, help="after the prompt, of one view")
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--guidance", type=float, default=2.5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write", type=Path, help="a document with marks, between which the table is put")
