@@ -306,7 +306,8 @@ def test_an_interrupt_keeps_what_is_finished_of_every_future(cli, model, log, tm
 
     monkeypatch.setattr(maskgwm.MaskGWM, "forward", pressing)
     out = tmp_path / "out.npz"
-    given = ("rollout", model(), log, "-o", out, "--frames", 9, "--steps", 1, "--actions", "left", "right")
+    given = ("rollout", model(), log, "-o", out, "--frames", 9, "--steps", 1, "--guidance", 1)
+    given = (*given, "--actions", "left", "right")
     try:
         code, _, errors = cli(*given)
     finally:

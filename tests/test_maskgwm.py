@@ -449,7 +449,7 @@ def test_references_are_clean_and_at_tau_zero() -> None:
 
     assert torch.equal(heard(training=False), z0)
     assert 0 < (heard(training=True) - z0).std() < 0.2
-    made = maskgwm.fill(network, maskgwm.Sampling(1))(clip, known, Rng.of(0, batch=B))
+    made = maskgwm.fill(network, maskgwm.Sampling(1, 1.0))(clip, known, Rng.of(0, batch=B))
     z, tau, _ = network.heard
     assert torch.equal(z[:, :, :3], z0) and torch.equal(tau, 1 - known[..., 0, 0].float())
     torch.testing.assert_close(made.frames[:, :, 3:], torch.full_like(made.frames[:, :, 3:], 0.3))
