@@ -378,7 +378,8 @@ def _drives(world: World, name: str, out: Path, size: Size, seed: int) -> tuple[
         rows = [truth, row("filled in", filled, there[0])]
         caption = "A border of both colours: some of the views were given, and one was drawn."
         command = Code(f"maskworld fill {name} drive --hide camera:{views[place]} -o filled.mp4")
-        text = f"The camera {views[place]} is hidden all the time: the model draws what it would see from the others."
+        text = f"The camera {views[place]} is hidden all the time: the model draws what it would see from the others. "
+        text += "It is young: a street, in their light and with their horizon, and not yet this one."
         sections.append(
             Section(f"{name}: a missing camera", text, [Film(rows, FPS, caption, with_strip=True, most=8), command])
         )
