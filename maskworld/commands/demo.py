@@ -45,9 +45,9 @@ class Size:
     futures: int
 
 
-FULL, QUICK = Size(3, 8, 3, 100, 10, 24, 32), Size(2, 3, 2, 15, 5, 4, 4)
+FULL, QUICK = Size(3, 6, 3, 100, 10, 24, 32), Size(2, 3, 2, 15, 5, 4, 4)
 FAR, GAP = 10, 5  # frames predicted, and frames between
-DRIVEN, DRIVE_STEPS = 24, 5  # frames of each future of a drive, and steps of its sampler
+DRIVEN, DRIVE_STEPS = 20, 5  # frames of each future of a drive, and steps of its sampler
 
 
 def demo_command(out: Path, quick: bool, seed: int, json: bool) -> int:
