@@ -292,6 +292,40 @@ def rollout(
     return rollout_command(checkpoint, video, out, frames, where, actions, best_of, remembering, drawing)
 
 
+# -- rendering ---------------------------------------------------------------------------------------
+
+
+def render(
+    checkpoint: Checkpoint,
+    log: Annotated[
+        Positional[Path | None],
+        arg(metavar="LOG", help="A log of several cameras, or nuScenes; a held-out synthetic drive otherwise."),
+    ] = None,
+    out: Annotated[Path, arg(aliases=["-o"], metavar="OUT", help=".html, a page.")] = Path("voxels.html"),
+    scene: int = 0,
+    start: int = 0,
+    moments: int = 6,
+    flight: int = 32,
+    every: int = 2,
+    json: bool = False,
+    force: bool = False,
+) -> int:
+    """A page of what a model of voxels sees: colours and depth, a frame that it is not shown, a flight, and its run.
+
+    Args:
+        scene: which one of the log, or of the drives.
+        start: frame of the log at which the first clip begins.
+        moments: how many in a row.
+        flight: frames of the flight.
+        every: pixels between two rays.
+        json: end with one line of JSON.
+        force: replace OUT where it exists.
+    """
+    from maskworld.commands.render import render_command
+
+    return render_command(checkpoint, log, out, scene, start, moments, flight, every, json, force)
+
+
 # -- training, data, measuring ----------------------------------------------------------------------
 
 
@@ -877,6 +911,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "interpolate": interpolate,
     "generate": generate,
     "rollout": rollout,
+    "render": render,
     "train": train,
     "data": data,
     "evaluate": evaluate,

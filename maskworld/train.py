@@ -112,9 +112,12 @@ class _Batches(Dataset):
     def __init__(self, data: Callable[[int], Clip], batch: int, process: int, processes: int):
         self.data, self.batch, self.process, self.processes = data, batch, process, processes
 
-    def __getitem__(self, step: int) -> Clip:
+    def __getitem__(self, step: int) -> Clip | ValueError:
         first = (step * self.processes + self.process) * self.batch
-        return collate([self.data(first + i) for i in range(self.batch)])
+        try:
+            return collate([self.data(first + i) for i in range(self.batch)])
+        except ValueError as error:
+            return ValueError(str(error))  # raised here, it would come out of another process with that one's traceback
 
 
 class _From:
@@ -139,7 +142,14 @@ def _loader(recipe: Recipe, start: int, workers: int, accelerator: Accelerator) 
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,  # video decoders do not survive a fork
     )
-    return iter(loader)
+    return _checked(iter(loader))
+
+
+def _checked(batches: Iterator[Clip | ValueError]) -> Iterator[Clip]:
+    for batch in batches:
+        if isinstance(batch, ValueError):
+            raise batch
+        yield batch
 
 
 # -- the loop -------------------------------------------------------------------------------------
@@ -154,6 +164,7 @@ class _State:
     mean: dict[str, Tensor]
     step: int = 0
     sums: dict[str, int | float] = field(default_factory=dict)  # of what is logged, since it last was; and of `steps`
+    told: dict[str, int | float] = field(default_factory=dict)  # of what is only reported, of all steps; and of `steps`
 
 
 def train(
@@ -167,7 +178,8 @@ def train(
     precision: Literal["no", "bf16"] = "no",
     quiet: bool = False,
 ) -> Mapping[str, Any]:
-    """Train until `steps` are done in all or `minutes` have passed, and return the last metrics.
+    """Train until `steps` are done in all or `minutes` have passed, and return the last metrics; and of what the
+    objective only tells the mean over all steps, where it is not 0.
 
     Writes `model.safetensors` (averaged weights), `state.safetensors` (everything to resume) and `metrics.jsonl`
     into `run`. Interrupted, it finishes the step, saves, and raises KeyboardInterrupt.
@@ -233,7 +245,9 @@ def train(
     if show and state.step % recipe.valid_every:
         found = _validate(recipe, state, valid, autocast)
         _log(run, {"step": state.step, **found})
-    return {**(_means(recipe, state, began) if state.sums or not row else row), **found}
+    last = {**(_means(recipe, state, began) if state.sums or not row else row), **found}
+    told = {name: total / state.told["steps"] for name, total in state.told.items() if name != "steps"}
+    return {name: value for name, value in last.items() if name not in told} | {n: x for n, x in told.items() if x}
 
 
 def _step(recipe: Recipe, accelerator: Accelerator, state: _State, clip: Clip, autocast: Autocast) -> None:
@@ -266,8 +280,14 @@ def _step(recipe: Recipe, accelerator: Accelerator, state: _State, clip: Clip, a
             "the last saved state is from before it"
         )
     state.step += 1
-    for name, value in {"steps": 1, **numbers}.items():
-        state.sums[name] = state.sums.get(name, 0) + value
+    told = {name: value.mean().item() for name, value in loss.told.items()}
+    _add(state.sums, {"steps": 1, **numbers, **told})
+    _add(state.told, {"steps": 1, **told})
+
+
+def _add(sums: dict[str, int | float], numbers: Mapping[str, int | float]) -> None:
+    for name, value in numbers.items():
+        sums[name] = sums.get(name, 0) + value
 
 
 @torch.no_grad()
@@ -371,7 +391,7 @@ def _save(recipe: Recipe, run: Path, state: _State) -> None:
     tensors |= {f"mean.{name}": value for name, value in state.mean.items()}
     for i, slots in state.optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{i}.{slot}": value for slot, value in slots.items()}
-    checkpoint.write(run / STATE, tensors, {**about, "sums": state.sums})
+    checkpoint.write(run / STATE, tensors, {**about, "sums": state.sums, "told": state.told})
     checkpoint.write(run / checkpoint.MODEL, state.mean, about)
 
 
@@ -396,7 +416,7 @@ def _resume(recipe: Recipe, run: Path, state: _State) -> None:
         slots.setdefault(int(i), {})[slot] = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
     groups = state.optimiser.state_dict()["param_groups"]
     state.optimiser.load_state_dict({"state": slots, "param_groups": groups})
-    state.step, state.sums = about["step"], about.get("sums", {})
+    state.step, state.sums, state.told = about["step"], about.get("sums", {}), about.get("told", {})
     _forget_after(run / METRICS, state.step)
 
 

@@ -6,7 +6,8 @@ what is known comes back bit for bit, and what is unknown is never read.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from jaxtyping import Bool, Float
@@ -23,9 +24,14 @@ Draw = Callable[[int, int, int, Rng], Known]
 
 
 class Loss(NamedTuple):
-    """One number per example and name. The loop averages; nothing is averaged before."""
+    """One number per example and name. The loop averages; nothing is averaged before.
+
+    terms   what is brought down
+    told    what is only reported: how often something had to be left out
+    """
 
     terms: dict[str, Float[Tensor, " b"]]
+    told: Mapping[str, Float[Tensor, " b"]] = MappingProxyType({})
 
     @property
     def total(self) -> Float[Tensor, " b"]:

@@ -15,6 +15,7 @@ import torch
 from maskworld import checkpoint
 from maskworld.world import TRAINING_ONLY
 
+PARTS = ("all", "still", "moving")
 ZOO = Path(__file__).parents[1] / "maskworld" / "zoo"
 
 
@@ -59,9 +60,17 @@ def main() -> None:
 
 def _score(report: dict) -> dict:
     """What a reader of the card compares: of `evaluate --json`, `probe --json`, `value evaluate --json`,
-    `value act --json`, or studies/maskgwm_drive.py."""
+    `value act --json`, studies/maskgwm_drive.py, or studies/mim4d_transfer.py --subject."""
     if report.get("study") == "maskgwm_drive":
         return {key: value for key, value in report.items() if key not in ("study", "model")}
+    if report.get("study") == "mim4d_depth":
+        return {
+            "films": report["rendered"][0]["all"]["n"],
+            "relative error of depth": {
+                row["what"]: {part: [round(row[part][k], 4) for k in ("mean", "low", "high")] for part in PARTS}
+                for row in report["rendered"]
+            },
+        }
     if report["command"] == "value evaluate":
         return {"samples": report["samples"], "tables": report["tables"]}
     if report["command"] == "act":

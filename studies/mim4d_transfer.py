@@ -4,6 +4,7 @@ python studies/mim4d_transfer.py --out runs/mim4d [--preset small] [--pretrain-m
                                  [--arms scratch single mim4d flow] [--labels 0.01 0.1 1.0] [--seeds 3] [--frames 1 3]
                                  [--only data | pretrain-mim4d | mim4d-0.1-2] [--write docs/results.md] [--json]
                                  [--quick]
+python studies/mim4d_transfer.py --out runs/mim4d [--preset small] --subject mim4d-drive [--write docs/results.md]
 
 Every arm is pre-trained on the same clips in the same order, from the same weights, for the same number of steps. Its
 encoder then gets a fresh view from above and fresh heads, and all of it learns from labelled clips: layers of the map,
@@ -19,7 +20,8 @@ Which way each answer would have to fall was written down before (QUESTIONS). An
 where the 95 % interval over clips and seeds excludes zero, and else `null`. Each arm is pre-trained once: the intervals
 do not say what another pre-training would give.
 
-What is done is kept in --out, and nothing is done twice. Several processes may each do one part (--only).
+With `--subject` a trained model is asked for depth alone. What is done is kept in --out, and nothing is done twice.
+Several processes may each do one part (--only).
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ from maskworld.probes import perception
 from maskworld.probes.statistics import Interval, interval_of_sets
 from maskworld.recipes.mim4d_drive import mim4d_drive
 from maskworld.train import METRICS, STATE, Recipe, train
-from maskworld.world import load_encoder
+from maskworld.world import load, load_encoder
 
 # -- what is asked --------------------------------------------------------------------------------
 
@@ -364,11 +366,15 @@ def rendered(study: Study, plan: Mapping[str, Any], arm: str) -> dict[str, np.nd
     return kept(run / f"rendered-{study.films}.npz", lambda: _rendered(study, run, arm))
 
 
-@torch.no_grad()
 def _rendered(study: Study, run: Path, arm: str) -> dict[str, np.ndarray]:
-    config, arrays = configuration(study, arm), films(study)
-    net = MIM4D(config)
+    net = MIM4D(configuration(study, arm))
     net.load_state_dict(checkpoint.read(run / checkpoint.MODEL)[0])
+    return _sums_of(study, net, ARMS[arm].temporal)
+
+
+@torch.no_grad()
+def _sums_of(study: Study, net: MIM4D, temporal: bool) -> dict[str, np.ndarray]:
+    config, arrays = net.config, films(study)
     net = net.to(study.device).eval().requires_grad_(False)
     h, w = config.size
     grid = torch.zeros(h, w, dtype=torch.bool)
@@ -385,7 +391,7 @@ def _rendered(study: Study, run: Path, arm: str) -> dict[str, np.ndarray]:
         volumes, _ = net.volumes(clip, these_frames([True] * (k + 1), 1, config.views).to(study.device))
         carried = warp(volumes[:, k - 1], config.grid, between_cars(places, k, k - 1))
         made = {"seen": volumes[:, k], "carried": carried}
-        if ARMS[arm].temporal:
+        if temporal:
             made["dropped"], _, velocity = net.dropped(volumes, places, k, range(k))
             if velocity is not None:
                 for name, sums in _flow_sums(velocity, arrays, i, places, config).items():
@@ -821,6 +827,37 @@ def _tell_pretraining(say: Told, study: Study, plan: Mapping[str, Any], arms: Se
         say.table("**Flow from the previous frame**: end-point error, metres a frame.", ["", *PARTS], body)
 
 
+def one_model(study: Study, name: str) -> Told:
+    """A trained model of this preset: how well it renders a present that it sees, and one that it does not.
+
+    Raises ValueError for a model of another family or another configuration.
+    """
+    net = load(name).net
+    if not isinstance(net, MIM4D) or dataclasses.replace(net.config, flow=False) != study.config:
+        raise ValueError(f"{name} is no mim4d model of the preset {study.preset}")
+    say, sums = Told(), _sums_of(study, net, True)
+    body = [[what, *_shown(say, study, sums, what, arm=name)]
+            for what in ("seen", "dropped", "carried", "true depth carried")]  # fmt: skip
+    title = (
+        f"**Depth of the present, absolute relative error**, `{name}`, {NEAR:g} to {FAR:g} m, {study.films} test clips "
+        f"of {study.config.num_frames} frames at {FPS:g} a second."
+    )
+    say.table(title, ["rendered", *PARTS], body)
+    body = []
+    for other in ("carried", "true depth carried"):
+        row = [f"dropped less {other}"]
+        for p, part in enumerate(PARTS):
+            found = minus(sums["dropped"][:, None, p], sums[other][:, None, p], study.resamples)
+            row.append(_cell(found))
+            say.keep("dropped less", other=other, part=part, found=_row(found), answer=answer(found, -1))
+        body.append(row)
+    say.table("**Dropped less carried over** (below 0: better).", ["", *PARTS], body)
+    if net.config.flow:
+        body = [[what, *_shown(say, study, sums, what, arm=name)] for what in ("flow", "no flow")]
+        say.table("**Flow from the previous frame**: end-point error, metres a frame.", ["", *PARTS], body)
+    return say
+
+
 def _shown(say: Told, study: Study, sums: Mapping[str, np.ndarray], name: str, arm: str) -> list[str]:
     found = [over(ratio, sums[name][:, None, p], study.resamples) for p in range(len(PARTS))]
     say.keep("rendered", arm=arm, what=name, **{part: _row(x) for part, x in zip(PARTS, found, strict=True)})
@@ -958,6 +995,7 @@ def main() -> None:
     parser.add_argument("--films", type=int, default=64, help="test clips whose depth is rendered")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16, where that is fast")
     parser.add_argument("--only", help="do this part alone: data, pretrain-mim4d, or mim4d-0.1-2 (arm, share, seed)")
+    parser.add_argument("--subject", help="a checkpoint or a model of the zoo: measure its depth alone")
     parser.add_argument("--quick", action="store_true", help="a check of the script: numbers mean nothing")
     parser.add_argument("--write", type=Path, help="a document with marks, between which the tables are put")
     parser.add_argument("--json", action="store_true")
@@ -993,6 +1031,9 @@ def main() -> None:
         quick=quick,
     )
     try:
+        if options.subject:
+            finish(one_model(study, options.subject), options, "mim4d_depth")
+            return
         plan = planned(study, options.pretrain_minutes)
         if options.only:
             only(study, plan, options.only, options.frames)
@@ -1000,12 +1041,16 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     say = told(study, plan, options.arms, min(options.seeds, 2) if quick else options.seeds, options.frames)
+    finish(say, options, "mim4d_transfer")
+
+
+def finish(say: Told, options: argparse.Namespace, mark: str) -> None:
     text = "\n".join(say.lines).strip()
     print(text)
     if options.write is not None:
-        between.write(options.write, "mim4d_transfer", text)
+        between.write(options.write, mark, text)
     if options.json:
-        print(json.dumps(plain({"study": "mim4d_transfer", **say.rows})))
+        print(json.dumps(plain({"study": mark, **say.rows})))
 
 
 if __name__ == "__main__":

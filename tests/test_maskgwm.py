@@ -76,7 +76,7 @@ def hidden_for(network: maskgwm.MaskGWM, views: int = 1, way: Way = WAY, seed: i
 def test_the_masked_path_that_drops_nothing_is_the_plain_one(views: int, p_space: float, trained: bool) -> None:
     """Both branches, before and after some training."""
     torch.manual_seed(0)
-    network = maskgwm.MaskGWM(maskgwm.tiny(views=views, hidden=0.0))
+    network = maskgwm.MaskGWM(maskgwm.tiny(views=views, hidden=0.0, bearing=views > 1))
     if trained:
         network = step_by_step(network, views, 4)
     z, tau, told, eps = batch(network, views)
@@ -319,6 +319,51 @@ def test_view_attention_stays_in_its_row_and_does_not_know_the_order_of_views() 
     other[:, 1, :, 2] += 1
     differs = (block("views")(other, told) != block("views")(x, told)).any(-1).any(-1)
     assert bool(differs[..., [0, 1, 3]].any())
+
+
+def test_view_attention_by_bearing_turns_with_the_rig_and_finds_who_looks_the_same_way() -> None:
+    x, told = torch.randn(1, 2, 1, 1, 6, 16), torch.zeros(1, 2, 1, 16)
+    one, around = block("view"), torch.rand(1, 2, 1, 1, 6) * 6
+
+    def turned(by: Tensor) -> Tensor:
+        return one(x, told, angles=spacetime.bearing_angles(_ahead(by), 8))
+
+    before = turned(around)
+    torch.testing.assert_close(turned(around + 0.7), before, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(turned(around + 2 * math.pi), before, atol=1e-3, rtol=1e-3)
+    assert (turned(around * torch.tensor([1.0, 0.9])[:, None, None, None]) - before).abs().max() > 1e-2
+    q = spacetime.turn(
+        torch.ones(1, 1, 6, 8) * 8, spacetime.bearing_angles(_ahead(torch.linspace(0, 1, 6)), 8)[None, None]
+    )
+    scores = (q @ q.mT)[0, 0]
+    assert torch.equal(scores.argmax(-1), torch.arange(6))
+
+
+def _ahead(by: Tensor) -> Tensor:
+    return torch.stack([by.sin(), torch.zeros_like(by), by.cos()], -1)
+
+
+def test_bearings_of_dropped_tokens_go_with_them() -> None:
+    """A token keeps its bearing where it slides: with what it has learnt of the others it is answered as it stands."""
+    network = net(views=2, bearing=True)
+    z, tau, told, eps = batch(network, 2)
+    hidden = hidden_for(network, 2)
+    seen = {}
+
+    def keep(name: str):
+        return lambda _module, _inputs, kwargs, _out: seen.__setitem__(name, kwargs["angles"])
+
+    assert network.layers[0].view is not None and network.layers[-1].view is not None
+    hooks = [network.layers[i].view.register_forward_hook(keep(str(i)), with_kwargs=True) for i in (0, -1)]
+    network.masked(z, tau, told, eps, hidden, WAY)
+    for hook in hooks:
+        hook.remove()
+    assert hidden.places is not None
+    torch.testing.assert_close(seen["0"], spacetime.gather(seen["-1"], hidden.places, network.config.grid[0]))
+    with pytest.raises(ValueError, match="bearing"):
+        maskgwm.tiny(bearing=True)
+    with pytest.raises(ValueError, match="bearing"):
+        maskgwm.tiny(views=2, bearing=True, rays=False)
 
 
 @pytest.mark.parametrize("along", ["places", "rows"])
@@ -651,6 +696,12 @@ def test_references_are_none_to_all_at_the_start_and_a_view_may_be_missing() -> 
     torch.testing.assert_close(shares, torch.tensor([1.0, 2, 4, 8]) / 15, atol=0.04, rtol=0)
     known = maskgwm.references(config)(500, 3, T, Rng.of(0, batch=500))[..., 0, 0]
     assert not bool(known.flatten(1).all(1).any()) and bool(known[:, :, -1].any())
+    # A camera that is missing: it has no reference either, while another is there all the time.
+    missing = (~known.any(2)).any(1) & known.all(2).any(1)
+    assert 0.2 < missing.float().mean() < 0.45
+    known = maskgwm.references(config, p_views=1.0)(500, 3, T, Rng.of(0, batch=500))[..., 0, 0]
+    beside = known.all(2).any(1) & ~known.all(2).all(1)
+    assert 0.65 < (~known.any(2)).any(1)[beside].float().mean() < 0.9 and beside.float().mean() > 0.8
 
 
 REFUSED = {

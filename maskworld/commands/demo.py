@@ -20,7 +20,7 @@ from maskworld.commands.doctor import fast_precision
 from maskworld.commands.evaluate import held_out
 from maskworld.data import video
 from maskworld.masks import past_and_future, these_frames
-from maskworld.papers import maskgwm, voc
+from maskworld.papers import maskgwm, mim4d, voc
 from maskworld.probes.protocol import Report, Task, evaluate
 from maskworld.report.curve import Curve, Series
 from maskworld.report.curve import Span as Stretch
@@ -43,10 +43,14 @@ class Size:
     episodes: int
     moments: int
     futures: int
+    lifted: int
+    every: int
+    flown: int
 
 
-FULL, QUICK = Size(3, 6, 3, 100, 10, 24, 32), Size(2, 3, 2, 15, 5, 4, 4)
+FULL, QUICK = Size(3, 6, 3, 100, 10, 24, 32, 4, 2, 24), Size(2, 3, 2, 15, 5, 4, 4, 1, 8, 3)
 FAR, GAP = 10, 5  # frames predicted, and frames between
+VOXEL_DRIVE = 3  # the held-out drive that is lifted into voxels
 DRIVEN, DRIVE_STEPS = 20, 5  # frames of each future of a drive, and steps of its sampler
 
 
@@ -70,6 +74,12 @@ def demo_command(out: Path, quick: bool, seed: int, json: bool) -> int:
         if isinstance(world.config, maskgwm.Config):
             print(f"{name}: drives ...", flush=True)
             shown, made = _drives(world, name, out, size, seed)
+            sections += shown
+            files += made
+            continue
+        if isinstance(world.config, mim4d.Config):
+            print(f"{name}: lifts what six cameras see into voxels ...", flush=True)
+            shown, scores[name], made = _voxels(world, name, out, size)
             sections += shown
             files += made
             continue
@@ -379,12 +389,34 @@ def _drives(world: World, name: str, out: Path, size: Size, seed: int) -> tuple[
         caption = "A border of both colours: some of the views were given, and one was drawn."
         command = Code(f"maskworld fill {name} drive --hide camera:{views[place]} -o filled.mp4")
         text = f"The camera {views[place]} is hidden all the time: the model draws what it would see from the others. "
-        text += "It is young: a street, in their light and with their horizon, and not yet this one."
+        text += "Where it overlaps with its neighbours it is theirs; in between, a street as there might be one."
         sections.append(
             Section(f"{name}: a missing camera", text, [Film(rows, FPS, caption, with_strip=True, most=8), command])
         )
         written(rows, "camera")
     return sections, files
+
+
+def _voxels(world: World, name: str, out: Path, size: Size) -> tuple[list[Section], dict[str, Any], list[str]]:
+    """For a model of voxels: what it renders of a drive, of a moment that it is not shown, and from new poses."""
+    from maskworld.commands import render
+    from maskworld.commands.logs import views_of
+
+    assert isinstance(world.net, mim4d.MIM4D)
+    fps, eyes = float(world.about["data"]["fps"]), render.Eyes(world.net, size.every)
+    _, moments = render.moments_of(world, None, VOXEL_DRIVE, 0, size.lifted)
+    sections, errors = render.pictures(eyes, moments, views_of(world), fps)
+    sections += [render.above(eyes, moments[-1], fps), render.flown(eyes, moments[-1], size.flown)]
+    command = Code(f"maskworld render {name} -o voxels.html\nmaskworld export {name} encoder.safetensors")
+    parts = [dataclasses.replace(part, heading=f"{name}: {part.heading.lower()}") for part in sections]
+    parts[-1] = dataclasses.replace(parts[-1], blocks=[*parts[-1].blocks, command])
+    files = []
+    for part, what in ((sections[0], "seen"), (sections[-1], "flight")):
+        shown = next(block for block in part.blocks if isinstance(block, Film))
+        path = out / f"{name}-{what}.mp4"
+        video.write(path, film(shown.rows, across=1), fps if what == "seen" else FPS, force=True)
+        files.append(str(path))
+    return parts, {"relative error of depth": {what: round(x, 3) for what, x in errors.items()}}, files
 
 
 def _worth(world: World, name: str, size: Size, seed: int) -> tuple[list[Section], dict[str, Any]]:

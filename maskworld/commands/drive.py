@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from maskworld.__main__ import Driving
@@ -16,6 +17,7 @@ from maskworld.clip import to_uint8
 from maskworld.data import drive, nuscenes, surround
 from maskworld.data.surround import Log, Recording
 from maskworld.noise import mix
+from maskworld.report.around import Above, depth_colours
 from maskworld.report.film import png, write_whole
 
 # -- make -------------------------------------------------------------------------------------------
@@ -136,21 +138,6 @@ def _about(log: Log) -> dict:
 
 _ROWS, _GAP, _LINE = 4, 6, 18
 _PAPER, _INK, _BLANK = (250, 249, 246), (40, 40, 40), (222, 220, 214)
-_NEAR, _FAR = 2.0, 80.0  # metres, of the colours of depth
-_COLOURS = np.array(
-    [
-        [255, 245, 190],
-        [250, 200, 95],
-        [240, 140, 70],
-        [210, 80, 90],
-        [150, 50, 120],
-        [85, 35, 125],
-        [25, 20, 75],
-    ],
-    float,
-)
-"""From near to far."""
-
 _EXTENT = (-20.0, 40.0, -30.0, 30.0)  # metres ahead and to the left, of the map
 
 
@@ -224,75 +211,31 @@ def _moment(
 
 
 def _coloured(depth: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Depth on a logarithmic scale; where there is none, grey. Single points are drawn larger."""
+    """Depth in colours; single points are drawn larger."""
     if 0 < (depth > 0).mean() < 0.3:
         from scipy.ndimage import minimum_filter
 
         depth = np.where(depth > 0, depth, np.inf)
         depth = minimum_filter(depth, 3)
         depth = np.where(np.isinf(depth), 0, depth)
-    share = np.log(np.clip(depth, _NEAR, _FAR) / _NEAR) / np.log(_FAR / _NEAR) * (len(_COLOURS) - 1)
-    low = np.minimum(share.astype(int), len(_COLOURS) - 2)
-    part = (share - low)[..., None]
-    colour = (1 - part) * _COLOURS[low] + part * _COLOURS[low + 1]
-    return np.where((depth > 0)[..., None], colour, 225).round().astype(np.uint8)
-
-
-_BIRD = 480  # pixels of a side
-
-_KINDS = (
-    ("car", (46, 98, 160)),
-    ("vehicle", (46, 98, 160)),
-    ("walker", (205, 75, 60)),
-    ("human", (205, 75, 60)),
-    ("tree", (96, 150, 90)),
-    ("building", (170, 160, 150)),
-)
-_ROUND = ("walker", "human", "tree")
+    return depth_colours(depth)
 
 
 def _bird(log: Log, frame: int, points: Float[np.ndarray, "n 3"] | None) -> UInt8[np.ndarray, "h w 3"]:
-    """What is around from above: ahead is up."""
-    x0, x1, _, y1 = _EXTENT
-    scale = _BIRD / (x1 - x0)
+    """What is around from above."""
+    bird = Above(_EXTENT)
     bev, boxes = log.bev(frame), log.boxes(frame)
     if bev is not None:
-        image = Image.fromarray(_ground(bev)).resize((_BIRD, _BIRD), Image.Resampling.NEAREST)
-    else:
-        image = Image.new("RGB", (_BIRD, _BIRD), (238, 236, 230))
-    pen = ImageDraw.Draw(image)
-
-    def place(local: Float[np.ndarray, "n 2"]) -> list[tuple[float, float]]:
-        return [((y1 - y) * scale, (x1 - x) * scale) for x, y in local.tolist()]
-
+        bird.ground(bev)
     to_ego = np.linalg.inv(log.ego[frame])
     if points is not None and bev is None and boxes is None:
-        for (x, y), z in zip(place(points[:, :2]), points[:, 2].tolist(), strict=True):
-            if 0.3 < z < 6:
-                pen.point((x, y), (90, 90, 90))
+        bird.points(points[(points[:, 2] > 0.3) & (points[:, 2] < 6), :2])
     if boxes is not None:
+        heading = math.atan2(log.ego[frame][1, 0], log.ego[frame][0, 0])
         for i, name in enumerate(boxes.category):
-            colour = next((colour for start, colour in _KINDS if name.startswith(start)), (140, 110, 160))
-            l, w = (boxes.size[i, :2].double().numpy() / 2).tolist()
-            middle, yaw = boxes.centre[i, :2].double().numpy(), float(boxes.yaw[i])
-            if name.startswith(_ROUND):  # at least so large that they are seen
-                ((x, y),) = place((middle @ to_ego[:2, :2].T + to_ego[:2, 3])[None])
-                radius = max(5.0, l * scale)
-                pen.ellipse((x - radius, y - radius, x + radius, y + radius), colour, (255, 255, 255))
-                continue
-            turn = np.array([[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]])
-            corners = np.array([[l, w], [l, -w], [-l, -w], [-l, w]]) @ turn.T + middle
-            pen.polygon(place(corners @ to_ego[:2, :2].T + to_ego[:2, 3]), colour, (255, 255, 255))
-    way = log.ego[:, :2, 3] @ to_ego[:2, :2].T + to_ego[:2, 3]
-    if len(way) > 1:
-        pen.line(place(way), (230, 130, 30), 3)
-    pen.polygon(place(np.array([[3.5, 0.0], [-1.0, 1.2], [-1.0, -1.2]])), (20, 20, 20))
-    return np.asarray(image)
-
-
-def _ground(bev: Bool[np.ndarray, "3 gx gy"]) -> UInt8[np.ndarray, "gx gy 3"]:
-    """A map of the ground in colours, ahead up and the left at the left."""
-    out = np.full((*bev.shape[1:], 3), (226, 230, 214), np.uint8)
-    for layer, colour in ((0, (176, 176, 178)), (1, (252, 250, 235)), (2, (46, 98, 160))):
-        out[bev[layer]] = colour
-    return out[::-1, ::-1]
+            place = to_ego[:2, :2] @ boxes.centre[i, :2].double().numpy() + to_ego[:2, 3]
+            l, w, _ = boxes.size[i].tolist()
+            bird.box(name, place, (l, w), float(boxes.yaw[i]) - heading)
+    bird.way(log.ego[:, :2, 3] @ to_ego[:2, :2].T + to_ego[:2, 3])
+    bird.car()
+    return bird.picture

@@ -89,7 +89,11 @@ def question(world: World, source: Path | None, asked: Asked) -> Question:
     notes = found.notes
     if asked.hide is not None or asked.box is not None:
         start = at or asked.start or 0
-        count = min(asked.frames or max(world.reach.num_frames, total - start), total - start)
+        seen, left = world.reach.num_frames, total - start
+        if asked.frames is None and isinstance(world.config, mim4d.Config) and left > seen:
+            notes += (f"{seen} of {left} frames: as many as this model sees at once; --start says from where",)
+            left = seen
+        count = min(asked.frames or max(seen, left), left)
         hidden = _hidden(f"0:{count}" if asked.hide is None else asked.hide, count, found.views)
         known, span = ~hidden, range(start, start + count)
     else:
@@ -244,6 +248,8 @@ def fill_command(checkpoint: str, source: Path | None, out: Path, asked: Asked, 
     world = load(checkpoint, device).sampled(
         drawing.steps, drawing.solver, fast_precision(device), guidance=drawing.guidance
     )
+    if isinstance(world.config, mim4d.Config):
+        mim4d.check_memory(world.config, min(drawing.samples, AT_ONCE), device, training=False)
     ask = question(world, source, asked)
     clock, cpu = time.perf_counter(), time.process_time()
     samples, interrupted = _draw(world, ask, drawing)
@@ -287,7 +293,10 @@ def check_out(out: Path, drawing: Drawing, page: bool = False) -> None:
         raise ValueError(f"{out} exists; --force replaces it")
 
 
-def _draw(world: World, ask: Question, drawing: Drawing, at_once: int = 8) -> tuple[list[Tensor], bool]:
+AT_ONCE = 8  # samples
+
+
+def _draw(world: World, ask: Question, drawing: Drawing, at_once: int = AT_ONCE) -> tuple[list[Tensor], bool]:
     """(samples of all views, whether it was interrupted). A sample depends on the seed and its number alone."""
     samples: list[Tensor] = []
     bar = tqdm(unit="call", leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True)

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from maskworld.clip import Cameras, at_frames
 from maskworld.data import drive as drive_
-from maskworld.data import surround
+from maskworld.data import nuscenes, surround
 from maskworld.data import video as video_
-from maskworld.papers import maskgwm
+from maskworld.papers import maskgwm, mim4d
 from maskworld.world import World
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey (ITU-R BT.601), as for videos
@@ -86,7 +86,10 @@ def views_of(world: World) -> tuple[str, ...]:
 
 
 def view_of(name: str, views: Sequence[str], why: str) -> int:
-    """The place of a camera. Raises ValueError, which begins with `why`, for one that there is not."""
+    """The place of a camera, by its name here or in nuScenes. Raises ValueError, which begins with `why`, for one that
+    there is not."""
+    if name.startswith("CAM_"):
+        name = nuscenes.camera(name)
     if name not in views:
         near = difflib.get_close_matches(name, views, 1)
         hint = f"did you mean {near[0]}?" if near else f"this model sees {', '.join(views)}"
@@ -98,8 +101,11 @@ def view_of(name: str, views: Sequence[str], why: str) -> int:
 
 
 def _of_video(world: World, path: Path) -> Footage:
-    """A video is what the front camera saw; the other views of a model have no frames."""
+    """A video is what the front camera saw; the other views of a model have no frames. ValueError where the model wants
+    to know where cameras stand."""
     info, fps = video_.probe(path), world.about.get("data", {}).get("fps")
+    if isinstance(world.config, mim4d.Config):
+        raise ValueError(f"{path} is a video, without calibration and poses: this model wants a log, which has them")
     rate, total = (info.fps, info.frames) if fps is None else (fps, max(int(info.seconds * fps + 1e-6), 1))
     views = views_of(world)
     seen = views.index("front") if "front" in views else 0
@@ -126,7 +132,8 @@ def _nothing(world: World, n: int) -> tuple[Float[Tensor, "v n c h w"], Bool[Ten
 
 
 def _of_log(world: World, path: Path, scene: int) -> Footage:
-    """A scene of a log, thinned to the rate of the model; cameras that it lacks have no frames."""
+    """A scene of a log, thinned to the rate of the model; cameras that it lacks have no frames. ValueError where the
+    model wants to know where those stand."""
     logs = surround.read(path)
     if not 0 <= scene < len(logs):
         raise ValueError(f"--scene {scene}: {path} has scenes 0 to {len(logs) - 1}")
@@ -138,6 +145,10 @@ def _of_log(world: World, path: Path, scene: int) -> Footage:
     if not names:
         raise ValueError(f"{log.name} has the cameras {', '.join(log.cameras)}; this model sees {', '.join(views)}")
     lacking = [name for name in views if name not in names]
+    if lacking and isinstance(world.config, mim4d.Config):
+        raise ValueError(
+            f"{log.name} has no camera {', '.join(lacking)}: this model wants to know where each of its cameras stands"
+        )
     notes = (f"{log.name} has no camera {', '.join(lacking)}: filled in",) if lacking else ()
     fps = float(world.about.get("data", {}).get("fps") or log.fps)
     every = max(round(log.fps / fps), 1)
@@ -146,6 +157,8 @@ def _of_log(world: World, path: Path, scene: int) -> Footage:
     rate, total = log.fps / every, -(-log.num_frames // every)
     if abs(rate / fps - 1) > 0.02:
         notes += (f"{log.name} is shown at {rate:g} frames a second; this model has learnt {fps:g}",)
+    if isinstance(world.config, mim4d.Config) and (far := surround.jumps(log.ego, every, world.config.jump)):
+        notes += (f"{log.name}: the car jumps {surround.said(far)}; nothing is carried across",)
 
     def read(first: int, last: int) -> Piece:
         start, stop = first * every, min(last * every, log.num_frames)

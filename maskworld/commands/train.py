@@ -6,7 +6,10 @@ import dataclasses
 import difflib
 import inspect
 import json as json_
-from collections.abc import Callable
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -105,6 +108,18 @@ def run(
     return 0
 
 
+@contextmanager
+def told() -> Iterator[None]:
+    """Each warning as one line of stderr, without the place in the code that it comes from."""
+
+    def show(message: Warning | str, *_: object) -> None:
+        print(f"maskworld: {' '.join(str(message).split())}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
 def begin_with(recipe: Recipe, start: str) -> None:
     """Give the recipe's network these weights. Learned memories and view attention that the checkpoint lacks, and what
     training alone has, are added to it as they are.
@@ -144,7 +159,8 @@ def train_command(name: str, argv: list[str]) -> int:
     both = _joined(known[name], run)
     values = vars(tyro.cli(both, prog=f"maskworld train {name}", args=argv, config=(tyro.conf.FlagCreatePairsOff,)))
     own = inspect.signature(known[name]).parameters
-    recipe = known[name](**{key: values[key] for key in own})
+    with told():
+        recipe = known[name](**{key: values[key] for key in own})
     return run(recipe, **{key: value for key, value in values.items() if key not in own})
 
 

@@ -8,7 +8,7 @@ Our format is a folder: `surround.json` says the format and where the scenes com
 hold one each: frames uint8 "v t h w 3", intrinsics "v 3 3", pose "v t 4 4", ego "t 4 4", actions "t 2", fps, cameras;
 and where they are known depth float16 "v t h w", known "v t", ids, flow, boxes, bev, domain.
 
-Sections: a log - in memory - a drive - actions - sizes - ours on disk - for training.
+Sections: a log - in memory - a drive - actions - poses that jump - sizes - ours on disk - for training.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Float16, Float32, Float64, Int32, UInt8
 from torch import Tensor
 
-from maskworld.clip import Cameras, Clip, at_frames, to_uint8
+from maskworld.clip import Cameras, Clip, at_frames, join, span, to_uint8
 from maskworld.data.drive import Boxes, Rig, Scene, rig
 
 FORMAT = "maskworld surround 1"
@@ -368,6 +368,33 @@ def actions_of(ego: Float64[np.ndarray, "t 4 4"], seconds: Float64[np.ndarray, "
     return actions.astype(np.float32)
 
 
+# -- poses that jump --------------------------------------------------------------------------------
+
+
+class Jump(NamedTuple):
+    """From a frame to the next the car goes further than a car can."""
+
+    frame: int
+    metres: float
+
+
+def jumps(ego: Float64[np.ndarray, "t 4 4"], every: int, most: float) -> list[Jump]:
+    """Where a car that is looked at every so many frames goes more than `most` metres in between: of each such piece
+    the longest step, once."""
+    if len(ego) <= every:
+        return []
+    step = np.linalg.norm(np.diff(ego[:, :3, 3], axis=0), axis=1)
+    far = np.linalg.norm(ego[every:, :3, 3] - ego[:-every, :3, 3], axis=1) > most
+    frames = {int(first + step[first : first + every].argmax()) for first in np.flatnonzero(far)}
+    return [Jump(frame, float(step[frame])) for frame in sorted(frames)]
+
+
+def said(found: Sequence[Jump], most: int = 3) -> str:
+    """In words: 500 m from frame 4 to 5, ..."""
+    parts = [f"{metres:.4g} m from frame {frame} to {frame + 1}" for frame, metres in found[:most]]
+    return ", ".join(parts) + (f" and {len(found) - most} times more" if len(found) > most else "")
+
+
 # -- sizes ------------------------------------------------------------------------------------------
 
 
@@ -696,7 +723,9 @@ class LogClips:
     """Clips of logs: number `index` of an endless set, `num_frames` frames of `views` cameras, resized to `size`.
 
     Of many logs every tenth is `valid` and every tenth `test`; of fewer than ten the last fifth of each is both.
-    Only frames that all of the cameras have are shown. Raises ValueError where there are none such.
+    Only frames that all of the cameras have are shown. With `cut` frames before which there are not enough of them, as
+    at the beginning of a log, end a clip, too: its first frame, and its time, stand in for those before.
+    Raises ValueError where there are none such.
     """
 
     path: Path
@@ -707,11 +736,13 @@ class LogClips:
     split: Literal["train", "valid", "test"] = "train"
     seed: int = 0
     depth: bool = False
+    cut: bool = False
 
     def __post_init__(self) -> None:
         if not self._places:
+            many = 1 if self.cut else self.num_frames
             raise ValueError(
-                f"{self.path} has no {self.num_frames} frames in a row, of {', '.join(self.cameras)}, for {self.split}"
+                f"{self.path} has no {many} frames in a row, of {', '.join(self.cameras)}, for {self.split}"
             )
 
     @cached_property
@@ -723,12 +754,32 @@ class LogClips:
     def _logs(self) -> Sequence[Log]:
         return read(self.path, self.depth)
 
+    def where(self, index: int) -> str:
+        """What a clip was cut from, in words."""
+        number, first, every, there = self._place(index)
+        return f"{self._logs[number].name} of {self.path}, frames {first} to {first + every * (there - 1)}"
+
+    def jumps(self, most: float) -> dict[str, list[Jump]]:
+        """By log, between frames that clips show one after another: see `jumps`."""
+        found = {}
+        for number in sorted({place[0] for place in self._places}):
+            log = self._logs[number]
+            if far := jumps(log.ego, self._every(log), most):
+                found[log.name] = far
+        return found
+
+    def _every(self, log: Log) -> int:
+        return 1 if self.fps is None else max(round(log.fps / self.fps), 1)
+
+    def _place(self, index: int) -> tuple[int, int, int, int]:
+        return self._places[int(np.random.default_rng([self.seed, index]).integers(len(self._places)))]
+
     @cached_property
-    def _places(self) -> list[tuple[int, int, int]]:
-        """(log, first frame, frames to the next) of every clip there is."""
+    def _places(self) -> list[tuple[int, int, int, int]]:
+        """(log, first frame, frames to the next, frames that are there) of every clip."""
         logs, found = self._logs, []
         for number, log in enumerate(logs):
-            every = 1 if self.fps is None else max(round(log.fps / self.fps), 1)
+            every = self._every(log)
             t, long = log.num_frames, every * (self.num_frames - 1) + 1
             low, high = 0, t
             if len(logs) >= 10:
@@ -738,16 +789,28 @@ class LogClips:
                 low, high = (0, t * 4 // 5) if self.split == "train" else (t * 4 // 5, t)
             whole = np.asarray(log.known[numbers(log.name, log.cameras, self.cameras)].all(axis=0))
             found += [
-                (number, first, every)
+                (number, first, every, self.num_frames)
                 for first in range(low, high - long + 1)
                 if bool(whole[first : first + long : every].all())
             ]
+            if self.cut:
+                found += [(number, first, every, there) for first, there in self._cut(whole, low, high, every)]
         return found
 
+    def _cut(self, whole: Bool[np.ndarray, " t"], low: int, high: int, every: int) -> Iterator[tuple[int, int]]:
+        """(first frame, frames that are there) of clips that end before the log has given enough of them."""
+        for last in range(low, high):
+            there = 0
+            while there < self.num_frames and last - there * every >= 0 and whole[last - there * every]:
+                there += 1
+            first = last - (there - 1) * every
+            if 0 < there < self.num_frames and first >= low:
+                yield first, there
+
     def __call__(self, index: int) -> Clip:
-        number, first, every = self._places[int(np.random.default_rng([self.seed, index]).integers(len(self._places)))]
+        number, first, every, there = self._place(index)
         log = self._logs[number]
-        clip, _ = log.clip(first, first + every * (self.num_frames - 1) + 1, self.cameras, self.size)
+        clip, _ = log.clip(first, first + every * (there - 1) + 1, self.cameras, self.size)
         assert clip.actions is not None and clip.cameras is not None
         # Of fewer frames a second: the same way, and as much of a turn, in one step.
         parts = [clip.actions[0, i : i + every] for i in range(0, clip.shape[2], every)]
@@ -757,6 +820,7 @@ class LogClips:
         many = torch.tensor([len(p) for p in parts])
         acts = torch.stack([way / many, torch.where(way.abs() > 1e-6, turn / way, 0.0)], -1)[None]
         cameras = at_frames(clip.cameras, slice(None, None, every))
-        times = torch.arange(self.num_frames, device=clip.times.device)[None]
+        times = torch.arange(there, device=clip.times.device)[None]
         depth = None if clip.depth is None else clip.depth[:, :, ::every]
-        return Clip(clip.frames[:, :, ::every], times, acts, cameras, depth)
+        found = Clip(clip.frames[:, :, ::every], times, acts, cameras, depth)
+        return found if there == self.num_frames else join([span(found, 0, 1)] * (self.num_frames - there) + [found])

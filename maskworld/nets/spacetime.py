@@ -27,6 +27,11 @@ _APART: dict[Over, str] = {
     "view": "b v t gh w (g e) -> (b t gh) g (v w) e",
     "views": "b v t gh w (g e) -> (b t) g (v gh w) e",
 }
+_ANGLES: dict[Over, str] = {
+    "space": "b v t gh w p -> (b v t) 1 (gh w) p",
+    "view": "b v t gh w p -> (b t gh) 1 (v w) p",
+    "views": "b v t gh w p -> (b t) 1 (v gh w) p",
+}
 _TOGETHER: dict[Over, str] = {over: " -> ".join(reversed(pattern.split(" -> "))) for over, pattern in _APART.items()}
 
 Grid = Float[Tensor, "b v t gh _ _"]
@@ -50,13 +55,21 @@ class Attention(nn.Module):
         self.norm_k = nn.Parameter(torch.ones(dim // heads))
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Grid, angles: Float[Tensor, "b t p"] | None, looks: Bool[Tensor, "n #g q k"] | None) -> Grid:
-        """What each token found, still to go through `out`. `angles` turn queries and keys by time (attention over
-        time alone); `looks` is True where one may look."""
+    def forward(
+        self,
+        x: Grid,
+        angles: Float[Tensor, "b t p"] | Float[Tensor, "b v t gh w p"] | None,
+        looks: Bool[Tensor, "n #g q k"] | None,
+    ) -> Grid:
+        """What each token found, still to go through `out`. `angles` turn queries and keys: by time, in attention over
+        time, and by each token's own angles in the others; `looks` is True where one may look."""
         _, v, _, gh, w, _ = x.shape
         parts = [rearrange(part, _APART[self.over], g=self.heads) for part in self.qkv(x).chunk(3, dim=-1)]
         q, k = _normed(parts[0], self.norm_q), _normed(parts[1], self.norm_k)
-        if angles is not None:
+        if angles is not None and angles.ndim > 3:
+            turned = rearrange(angles, _ANGLES[self.over])
+            q, k = turn(q, turned), turn(k, turned)
+        elif angles is not None:
             pattern = "b t p -> (b v gh) 1 (t w) p" if self.over == "times" else "b t p -> (b v) 1 t p"
             turned = repeat(angles, pattern, **({"v": v, "gh": gh, "w": w} if self.over == "times" else {"v": v}))
             q, k = turn(q, turned), turn(k, turned)
@@ -76,6 +89,14 @@ def time_angles(times: Float[Tensor, "b t"], dim_head: int) -> Float[Tensor, "b 
     """By how much each pair of channels is turned at each time (Su et al. 2021), from 1 radian a frame to 1 / 100."""
     rate = 100.0 ** -torch.linspace(0, 1, dim_head // 2, device=times.device)
     return times.float()[..., None] * rate
+
+
+def bearing_angles(directions: Float[Tensor, "*s 3"], dim_head: int) -> Float[Tensor, "*s p"]:
+    """By how much each pair of channels is turned for a ray: whole multiples, 1 to 32, of its angle around the vertical
+    axis (x to the right, y down, z ahead), so that a full circle is no turn. Tokens of several cameras that look the
+    same way are turned alike (as relative encodings of cameras are: Li et al. 2025)."""
+    many = (32.0 ** torch.linspace(0, 1, dim_head // 2, device=directions.device)).round()
+    return torch.atan2(directions[..., 0], directions[..., 2])[..., None] * many
 
 
 def turn(x: Float[Tensor, "n g t e"], angles: Float[Tensor, "#n 1 t p"]) -> Float[Tensor, "n g t e"]:
@@ -126,10 +147,11 @@ class SpaceBlock(nn.Module):
         told: Float[Tensor, "b v t m"],
         looks: Bool[Tensor, "n #g q k"] | None = None,
         only: Int[Tensor, "b v t r"] | None = None,
+        angles: Float[Tensor, "b v t gh w p"] | None = None,
     ) -> Grid:
-        """All tokens, or those at the places `only`, as a grid of as many rows."""
+        """All tokens, or those at the places `only`, as a grid of as many rows. `angles` turn queries and keys."""
         (shift, scale, gate), (shift2, scale2, gate2) = self.modulate(told)
-        found = self.attention(self.modulate.before(x, shift, scale), None, looks)
+        found = self.attention(self.modulate.before(x, shift, scale), angles, looks)
         if only is not None:
             x, found = gather(x, only, x.shape[3]), gather(found, only, x.shape[3])
         x = x + gate * self.attention.out(found)

@@ -34,7 +34,7 @@ from maskworld.clip import Cameras, Clip, at_frames, example
 from maskworld.masks import check_fits, whole_frames
 from maskworld.nets.embed import sinusoidal
 from maskworld.nets.precision import computing
-from maskworld.nets.spacetime import Grid, SpaceBlock, TimeBlock, gather, scatter, time_angles
+from maskworld.nets.spacetime import Grid, SpaceBlock, TimeBlock, bearing_angles, gather, scatter, time_angles
 from maskworld.noise import Rng
 from maskworld.verbs import Draw, Fill, Known, Loss, Objective
 
@@ -81,6 +81,8 @@ class Config:
     causal           what is known sees what is known, what is unknown does not see later unknown frames, nor feel later
                      actions: so that nothing is caused by what comes after it
     rays             whether tokens know along which rays their camera looks
+    bearing          whether view attention turns queries and keys by the bearing of each token's ray, so that tokens of
+                     two cameras that look the same way find each other (an extension; it wants `rays`)
     shift            how far noise levels lean to much noise (Esser et al. 2024, Eq. 23)
     worn             most deviation of the noise that reference frames wear in training, so that the model expects
                      its own faults there
@@ -107,6 +109,7 @@ class Config:
     across: Literal["rows", "all"] = "rows"
     causal: bool = True
     rays: bool = True
+    bearing: bool = False
     shift: float = 1.0
     worn: float = 0.0
     shared: bool = False
@@ -131,6 +134,8 @@ class Config:
                 raise ValueError(f"no action is called {name}; there are {', '.join(ACTIONS)}")
         if len(set(self.actions)) < len(self.actions):
             raise ValueError(f"each action once, not {', '.join(self.actions)}")
+        if self.bearing and not (self.rays and self.views > 1 and self.dim % (2 * self.heads) == 0):
+            raise ValueError("bearing is of the rays of several views, in heads of an even number of channels")
         if self.shift <= 0 or not 0 <= self.worn <= 1 or self.dim_told < 0:
             raise ValueError("shift is above 0, worn from 0 to 1, dim_told not negative")
 
@@ -169,7 +174,8 @@ class Layer(nn.Module):
         x = self.time(x, told, sight.angles, looks, sight.acts, sight.feels)
         if self.view is None:
             return x
-        return self.view(x, told, sight.across(x.shape[3], x.shape[4], self.view.attention.over, within))
+        across = sight.across(x.shape[3], x.shape[4], self.view.attention.over, within)
+        return self.view(x, told, across, angles=sight.bearings)
 
 
 class Filler(nn.Module):
@@ -205,6 +211,7 @@ class Sight(NamedTuple):
     known   which frames of which view are references, where that makes a difference between views; else None
     acts    the action that each frame feels, as a vector; None: the network takes none
     feels   which frame may feel which action
+    bearings  by which view attention turns queries and keys
     """
 
     angles: Float[Tensor, "b t p"]
@@ -212,6 +219,7 @@ class Sight(NamedTuple):
     known: Bool[Tensor, "b v t"] | None
     acts: Float[Tensor, "b t d"] | None
     feels: Bool[Tensor, "n 1 t t"] | None
+    bearings: Float[Tensor, "b v t gh w p"] | None = None
 
     def across(self, gh: int, w: int, over: str, within: Within) -> Bool[Tensor, "n 1 q k"] | None:
         """Which token of which view may look at which: what is known does not look at what is not."""
@@ -317,7 +325,16 @@ class MaskGWM(nn.Module):
         if self.act is not None:
             feels = (~flat[..., :, None] & ~later) if config.causal else flat.new_ones(b * v, 1, t, t)
         mixed = config.causal and v > 1 and bool((known != known[:, :1]).any())
-        return Sight(angles, looks, known if mixed else None, self._acts(told.acts), feels)
+        return Sight(angles, looks, known if mixed else None, self._acts(told.acts), feels, self._bearings(told))
+
+    def _bearings(self, told: Told) -> Float[Tensor, "b v t gh w p"] | None:
+        config = self.config
+        if not config.bearing or told.rays is None:
+            return None
+        ahead = told.rays[..., [0, _WAVED, 2 * _WAVED]]
+        return repeat(
+            bearing_angles(ahead, config.dim // config.heads), "b v gh w p -> b v t gh w p", t=told.known.shape[2]
+        )
 
     def _acts(self, acts: Float[Tensor, "b t a"] | None) -> Float[Tensor, "b t d"] | None:
         """Every number in sines and cosines (Sec. 3.1), zeros where it is not told, and whether it is."""
@@ -376,9 +393,11 @@ class MaskGWM(nn.Module):
         whole = self.enter(z, told)
         within = _within(hidden.kept, sight) if hidden.places is None else None
         x = whole if hidden.places is None else gather(whole, hidden.places, config.grid[0])
-        encoder = config.depth - config.decoder
+        encoder, before = config.depth - config.decoder, sight
+        if sight.bearings is not None and hidden.places is not None:
+            before = sight._replace(bearings=gather(sight.bearings, hidden.places, config.grid[0]))
         for layer in self.layers[:encoder]:
-            x = layer(x, level, sight, within)
+            x = layer(x, level, before, within)
         everywhere = torch.ones_like(hidden.kept)
         if way.filler != "none":
             x = self._filled(x, z, tau, level, told, eps, hidden, sight, way)
@@ -462,7 +481,8 @@ class MaskGWM(nn.Module):
         return made + stands
 
 
-_RAY = 3 * (2 * 3 + 1) + 3  # direction in waves, and where the camera stands
+_WAVED = 2 * 3 + 1  # a coordinate in waves
+_RAY = 3 * _WAVED + 3  # direction in waves, and where the camera stands
 
 
 def _check_tokenizer(config: Config, tokenizer: nn.Module | None) -> None:
@@ -771,9 +791,10 @@ def _forget(
     return torch.cat(parts, -1)
 
 
-def references(config: Config, p_views: float = 0.25, p_after: float = 0.1) -> Draw:
+def references(config: Config, p_views: float = 0.5, p_after: float = 0.1, p_bare: float = 0.75) -> Draw:
     """What is known in training: the first 0 to `references` frames (Sec. 3.1), mostly all of them; sometimes one after
-    what is filled in as well; and, of several views, sometimes all but a few."""
+    what is filled in as well; and, of several views, sometimes all but a few, which with p_bare have no reference
+    either: a camera that is missing has none."""
 
     def draw(b: int, v: int, t: int, rng: Rng) -> Known:
         u = rng.uniform((4,))
@@ -789,7 +810,9 @@ def references(config: Config, p_views: float = 0.25, p_after: float = 0.1) -> D
         if v > 1:
             seen = masks.views(0.5)(b, v, t, rng)[..., 0, 0]
             seen &= ~seen.flatten(1).all(1)[:, None, None]
-            known |= (u[:, 2] < p_views)[:, None, None] & seen
+            some = (u[:, 2] < p_views) & seen.flatten(1).any(1)
+            known &= ~(some & (u[:, 3] < p_bare))[:, None, None]
+            known |= some[:, None, None] & seen
         return known[..., None, None]
 
     return draw

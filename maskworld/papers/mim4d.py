@@ -9,7 +9,7 @@ motion without a label.
 What the public code does otherwise than it means to is not repeated here: volumes are moved in metres and not in cells,
 the short memory looks at the nearest frames, centres of cells are centres everywhere, every camera has its own pose.
 
-Sections: network - frames and poses - rays - objective - fill - presets.
+Sections: network - frames and poses - memory - rays - objective - fill - views - presets.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Config:
     high: tuple[float, float, float] = (25.6, 25.6, 5.4)
     cells: tuple[int, int, int] = (64, 64, 8)
     stem: int = 4
-    dims: tuple[int, ...] = (48, 96, 192)
-    depths: tuple[int, ...] = (2, 2, 4)
+    dims: tuple[int, ...] = (48, 96, 128)
+    depths: tuple[int, ...] = (2, 2, 3)
     first: int = 1
     levels: int = 2
     dim: int = 64
@@ -245,7 +245,7 @@ class MIM4D(nn.Module):
     ) -> tuple[Float[Tensor, "b c z y x"], Bool[Tensor, " b"], Float[Tensor, "b 3 z y x"] | None]:
         """The voxels of frame k from those of others; which examples had any; and, of the flow, the velocity in metres
         a frame of the voxels that are moved there."""
-        near = near_of(places.ego, k, self.config.jump)
+        near = near_of(places.ego, k, self.config.jump) & places.own & places.own[:, k, None]
         aligned = torch.stack(
             [
                 warp(volumes[:, j], self.config.grid, _between(places.ego[:, k], places.ego[:, j]))
@@ -258,10 +258,10 @@ class MIM4D(nn.Module):
         there = near[:, list(others)].any(1)
         if self.flow is not None:
             # An extension: the voxels of the nearest frame, each moved on by its own velocity.
-            nearest = aligned[:, int(gaps.abs().argmin())]
-            gap = float(gaps[gaps.abs().argmin()])
+            first = int(gaps.abs().argmin())
+            nearest, gap = aligned[:, first], float(gaps[first])
             velocity = self.flow(nearest).float()
-            return moved(nearest, velocity * -gap, self.config.grid), there, velocity
+            return moved(nearest, velocity * -gap, self.config.grid), near[:, others[first]], velocity
         assert self.decoder is not None
         return self.decoder(aligned, gaps, nearest_of(gaps)).float(), there, None
 
@@ -310,11 +310,13 @@ class Places(NamedTuple):
     intrinsics  pixels
     to_ego      camera to the car at the camera's own time
     ego         car to world
+    own         False for a frame that only stands in for one that there is not: the next has the same time
     """
 
     intrinsics: Float[Tensor, "b v 3 3"]
     to_ego: Float[Tensor, "b v t 4 4"]
     ego: Float[Tensor, "b t 4 4"]
+    own: Bool[Tensor, "b t"]
 
 
 def places_of(clip: Clip, config: Config) -> Places:
@@ -322,9 +324,10 @@ def places_of(clip: Clip, config: Config) -> Places:
 
     Where nobody says where the car is, it is below the middle of the cameras, as high as the first stands above ground
     (1.5 m), and heads where the first one looks, level.
-    Raises ValueError for a clip without cameras, or of another shape than the network's.
+    Raises ValueError for a clip without cameras, with a calibration or poses that are none, or of another shape than
+    the network's.
     """
-    _, v, _, c, h, w = clip.shape
+    _, v, t, c, h, w = clip.shape
     if (v, c, h, w) != (config.views, config.channels, *config.size):
         raise ValueError(
             f"this model sees {config.views} views of {config.channels} x {config.size[0]} x {config.size[1]} images; "
@@ -333,12 +336,36 @@ def places_of(clip: Clip, config: Config) -> Places:
     cameras = clip.cameras
     if cameras is None:
         raise ValueError("this model wants to know where cameras stand: the clip has no calibration and no poses")
-    if not bool(torch.isfinite(cameras.pose).all() and torch.isfinite(cameras.intrinsics).all()):
-        raise ValueError("the cameras' poses or calibration hold NaN or infinity")
+    _check_cameras(cameras, (h, w))
     pose = cameras.pose.double()
     ego = _below(pose) if cameras.ego is None else cameras.ego.double()
     to_ego = torch.linalg.solve(ego[:, None].expand_as(pose), pose)
-    return Places(cameras.intrinsics.float(), to_ego.float(), ego)
+    own = torch.ones(len(ego), t, dtype=torch.bool, device=ego.device)
+    own[:, :-1] = clip.times[:, 1:] != clip.times[:, :-1]
+    return Places(cameras.intrinsics.float(), to_ego.float(), ego, own)
+
+
+def _check_cameras(cameras: Cameras, size: tuple[int, int]) -> None:
+    """Raise ValueError for what stands in the place of a calibration or a pose that nobody knows: zeros, NaN, the
+    identity as intrinsics. A camera that sees 169 degrees or more is no pinhole: its focal length is a twentieth of
+    its picture."""
+    found = [cameras.intrinsics, cameras.pose] + ([] if cameras.ego is None else [cameras.ego])
+    if not all(bool(torch.isfinite(one).all()) for one in found):
+        raise ValueError("the cameras' poses or calibration hold NaN or infinity")
+    focal = torch.diagonal(cameras.intrinsics, dim1=-2, dim2=-1)[..., :2]
+    wide = (focal * 20 < focal.new_tensor([size[1], size[0]])).any(-1).any(0)
+    if bool(wide.any()):
+        view = int(wide.nonzero()[0])
+        raise ValueError(
+            f"camera {view}, counted from 0, has no calibration: a focal length of {focal[:, view].min().item():g} "
+            f"pixels for images of {size[0]} x {size[1]}"
+        )
+    for what, matrix in (("camera's", cameras.pose), ("car's", cameras.ego)):
+        if matrix is None:
+            continue
+        turn, still = matrix[..., :3, :3].double(), torch.eye(3, dtype=torch.float64, device=matrix.device)
+        if bool(((turn @ turn.mT - still).abs() > 1e-2).any()) or bool((torch.linalg.det(turn) < 0).any()):
+            raise ValueError(f"a {what} pose is no turn with a shift: zeros, or a mirror, where one is wanted")
 
 
 def _below(pose: Float[Tensor, "b v t 4 4"]) -> Float[Tensor, "b t 4 4"]:
@@ -359,8 +386,8 @@ def _between(one: Float[Tensor, "b 4 4"], other: Float[Tensor, "b 4 4"]) -> Floa
 
 
 def near_of(ego: Float[Tensor, "b t 4 4"], k: int, jump: float) -> Bool[Tensor, "b t"]:
-    """Frames that a car can have come from, or gone to, from frame k: no pose between them jumps. A clip that is cut
-    short repeats a frame, and a pose that jumps is none of this drive: such pairs are not used."""
+    """Frames that a car can have come from, or gone to, from frame k: no pose between them jumps. What lies beyond a
+    jump is none of this drive: such pairs are not used (`surround.jumps` names them)."""
     step = (ego[:, 1:, :3, 3] - ego[:, :-1, :3, 3]).norm(dim=-1) <= jump
     near = torch.ones(ego.shape[:2], dtype=torch.bool, device=ego.device)
     for j in range(k + 1, ego.shape[1]):
@@ -370,10 +397,86 @@ def near_of(ego: Float[Tensor, "b t 4 4"], k: int, jump: float) -> Bool[Tensor, 
     return near
 
 
-def memory_of(config: Config, batch: int) -> int:
-    """Bytes of all voxels of a step, before anything is allocated: those that are lifted, rendered and aligned."""
-    grid, t = config.grid, config.num_frames
-    return volume_bytes(batch, t, config.dim, grid) + 3 * volume_bytes(batch, t, config.volume, grid)
+# -- memory ---------------------------------------------------------------------------------------
+
+
+class Memory(NamedTuple):
+    """Bytes of a step, or of a fill, as far as they follow from the configuration.
+
+    voxels      volumes: lifted, smoothed, moved and mixed, and what the lift looks up
+    images      the backbone's
+    rays        samples along rays
+    parameters  weights; in training their gradients, the optimiser's moments and averages, too. A query for each cell
+                of the map is one
+    """
+
+    voxels: int
+    images: int
+    rays: int
+    parameters: int
+
+
+def memory_of(config: Config, batch: int, training: bool = True) -> Memory:
+    """What a step of so many clips takes, before anything is allocated: values, what is kept of them for gradients, and
+    the gradients. Torch itself and the data are not in it. Numbers for each voxel, pixel and sample are such that peaks
+    measured on a CPU, from 0.04 to 4 GB, are met within a quarter; one that only fills is met within a half."""
+    t, v, (h, w), (x, y, z) = config.num_frames, config.views, config.size, config.cells
+    stages = range(len(config.dims))
+    at = [(h // (config.stem * 2**i)) * (w // (config.stem * 2**i)) for i in stages]  # pixels of each
+    seen = sum(at[min(config.first + i, stages[-1])] for i in range(config.levels))  # of all levels of the neck
+    one = volume_bytes(1, 1, 1, config.grid)
+    # What the lift looks up: the corners of each point, their numbers and weights, and the same in the cells' order.
+    looked = 40 * x * y * z * max(v / 5, 1) * config.levels if config.lift == "sample" else 20 * v * config.bins * seen
+    depth = 3 * v * config.bins * seen
+    samples = config.coarse + config.fine
+    if training:
+        drops = min(t - 1, 2)
+        wide = t * (2 * config.dim + 3 * config.volume) + drops * (3 * (t - 1) + 4) * config.volume
+        flat = 0 if config.flow else drops * 24 * (config.short * min(t - 1, 2) + config.long * (t - 1))
+        voxels = one * wide + 4 * (x * y * flat + t * (looked + depth))
+        blocks = sum(n * d * (11 * many + 8) for n, d, many in zip(at, config.dims, config.depths, strict=True))
+        images = 4 * t * v * (blocks + 8 * seen * config.dim)
+        times = min(t, 2) * (1 + bool(drops))  # frames that are rendered
+        rays = 4 * times * v * config.rays * samples * (450 if config.alpha == "fd" else 1200)
+    else:
+        voxels = one * t * (config.dim + 2 * config.volume) + 4 * (looked + depth)
+        images = 4 * v * (10 * at[0] * config.dims[0] + seen * config.dim)
+        rays = 4 * Sampling().chunk * samples * 150
+    with torch.device("meta"):
+        weights = sum(value.numel() for value in MIM4D(config).parameters())
+    many = batch if training else 1  # one after the other is rendered
+    return Memory(int(batch * voxels), int(batch * images), int(many * rays), 4 * weights * (6 if training else 1))
+
+
+def check_memory(config: Config, batch: int, device: torch.device | str = "cpu", training: bool = True) -> str:
+    """The estimate in one line. Raises ValueError where it is more than is free on this device."""
+    part = memory_of(config, batch, training)
+    of = ", ".join(f"{name} {_gigabytes(value)}" for name, value in part._asdict().items())
+    line = f"{'a step' if training else 'this'} takes about {_gigabytes(sum(part))} GB ({of})"
+    free = free_memory(device)
+    if free is None:
+        return line
+    if sum(part) > free:
+        raise ValueError(f"{line}, and only {_gigabytes(free)} GB are free: take fewer voxels, rays or clips at once")
+    return f"{line}; {_gigabytes(free)} GB are free"
+
+
+def _gigabytes(number: int) -> str:
+    return f"{number / 1e9:.2f}" if number < 1e10 else f"{number / 1e9:.0f}"
+
+
+def free_memory(device: torch.device | str = "cpu") -> int | None:
+    """Bytes that can be had; None where the system does not say."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for row in file:
+                if row.startswith("MemAvailable:"):
+                    return int(row.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
 
 
 # -- rays -----------------------------------------------------------------------------------------
@@ -438,9 +541,10 @@ def objective(*, temporal: bool = True, direct: bool = True, weight: float = 10.
     the present and one random frame of the past; hidden patches are the draw's (Sec. 3 and 4).
 
     Depth counts in units of the box's reach, as in UniPAD. Without a second frame, or where poses jump, an example has
-    no temporal term; `net.single` counts those.
+    no temporal term; `net.single` counts those, and the loss tells their share (`single_frame_share`).
 
-    Raises ValueError for clips of another shape than the network's, and for depth that cannot be in metres.
+    Raises ValueError for clips of another shape than the network's, for cameras that cannot be those of one car, and
+    for depth that cannot be in metres.
     """
     if not (temporal or direct):
         raise ValueError("nothing is asked for: temporal, direct, or both")
@@ -450,7 +554,9 @@ def objective(*, temporal: bool = True, direct: bool = True, weight: float = 10.
         config = net.config
         _check(config, clip, known, rng)
         volumes, places = net.volumes(clip, known)
+        check_rig(places, config)
         t = clip.frames.shape[2]
+        alone = torch.zeros(len(rng), device=clip.frames.device)
         past = int(rng[[0]].integers(0, max(t - 1, 1), ())) if t > 1 else 0
         terms: dict[str, Tensor] = {}
         frames = sorted({past, t - 1})
@@ -462,9 +568,12 @@ def objective(*, temporal: bool = True, direct: bool = True, weight: float = 10.
             if temporal and t > 1:
                 volume, there, _ = net.dropped(volumes, places, k, [j for j in range(t) if j != k])
                 net.single += torch.stack([(~there).sum(), torch.tensor(len(there), device=there.device)])
+                alone += ~there / len(frames)
                 found = net.seen(volume, rays, jitter)
                 _add(terms, "dropped ", found, rays, config, weight / len(frames), there)
-        return Loss(terms)
+        if temporal and t == 1:
+            alone += 1
+        return Loss(terms, {"single_frame_share": alone} if temporal else {})
 
     return run
 
@@ -493,9 +602,44 @@ def _check(config: Config, clip: Clip, known: Known, rng: Rng) -> None:
         raise ValueError(f"this model sees {config.num_frames} frames at once; the clip has {clip.frames.shape[2]}")
     if len(rng) != clip.frames.shape[0]:
         raise ValueError(f"{len(rng)} random generators for a batch of {clip.frames.shape[0]}")
-    depth = clip.depth
-    if depth is not None and (bool((depth < 0).any()) or bool((depth > 1e4).any()) or not bool(depth.isfinite().all())):
-        raise ValueError("depth is in metres along the optical axis, 0 where it is not known; this is not")
+    if clip.depth is not None:
+        check_depth(clip.depth)
+
+
+def check_depth(depth: Float[Tensor, "b v t h w"]) -> None:
+    """Raise ValueError for what cannot be metres along the optical axis, 0 where nobody knows.
+
+    Around a car a quarter of what is known, the ground before all, is within some ten metres. Where hardly any of it is
+    within 100 it is in millimetres, centimetres or 256ths of a metre; where all of it is within 1 it is a share, an
+    inverse or kilometres. Fewer than 100 known pixels say nothing of their units.
+    """
+    wrong = "depth is in metres along the optical axis, 0 where it is not known; this"
+    if not bool(depth.isfinite().all()):
+        raise ValueError(f"{wrong} holds NaN or infinity")
+    if bool((depth < 0).any()):
+        raise ValueError(f"{wrong} is below 0, down to {depth.min().item():g}")
+    known = depth[depth > 0]
+    if len(known) < 100:
+        return
+    near, far = known.kthvalue(len(known) // 4).values.item(), known.max().item()
+    if near > 100:
+        raise ValueError(f"{wrong} is beyond {near:.4g} for three pixels in four: is it in millimetres or centimetres?")
+    if far <= 1:
+        raise ValueError(f"{wrong} is nowhere more than {far:.4g}: is it a share of the farthest, or an inverse?")
+
+
+def check_rig(places: Places, config: Config) -> None:
+    """Raise ValueError where the cameras' poses and the car's do not go together. To render, a camera may stand
+    anywhere."""
+    stands = places.to_ego[..., :3, 3].norm(dim=-1)
+    if bool((stands > config.jump).any()):
+        raise ValueError(
+            f"a camera stands {stands.max().item():.4g} m from its car: their poses are not of one world, or not in "
+            "metres"
+        )
+    first = places.to_ego[:, :1]
+    if config.views > 1 and bool(((places.to_ego - first).abs().flatten(1).amax(1) < 1e-4).any()):
+        raise ValueError("all cameras stand in one place and look one way: they have no poses of their own")
 
 
 # -- fill -----------------------------------------------------------------------------------------
@@ -522,7 +666,7 @@ def fill(net: MIM4D, sampling: Sampling = Sampling()) -> Fill:
     voxels of the others. There is one answer: nothing is drawn at random.
 
     The Fill raises ValueError for a clip without poses, of another shape than the network's, of more frames than it
-    sees at once, or of which nothing is known at all.
+    sees at once, of which nothing is known at all, or where all that is known lies across a jump of the poses.
     """
     config = net.config
 
@@ -548,7 +692,12 @@ def fill(net: MIM4D, sampling: Sampling = Sampling()) -> Fill:
                     volume = volumes[i : i + 1, k]
                     if not bool(there[i, k]):
                         others = there[i].nonzero()[:, 0].tolist()
-                        volume = net.dropped(volumes[i : i + 1], one[1], k, others)[0]
+                        volume, near, _ = net.dropped(volumes[i : i + 1], one[1], k, others)
+                        if not bool(near):
+                            raise ValueError(
+                                f"frame {k} has no other that the car can have come from or gone to: its poses jump by "
+                                f"more than {config.jump:g} m"
+                            )
                     for v in views.any(1).nonzero()[:, 0].tolist():
                         place = views[v].nonzero()[:, 0]
                         colour = []
@@ -577,6 +726,93 @@ def _example(clip: Clip, places: Places, i: int) -> tuple[Clip, Places]:
     return Clip(frames, clip.times[i : i + 1], None, alone), Places(*(x[i : i + 1] for x in places))
 
 
+# -- views ----------------------------------------------------------------------------------------
+
+
+class View(NamedTuple):
+    """What cameras would see of voxels.
+
+    frames  in [-1, 1]
+    depth   metres along the optical axis
+    weight  how much was seen: 1 is a wall
+    """
+
+    frames: Float[Tensor, "b v c h w"]
+    depth: Float[Tensor, "b v h w"]
+    weight: Float[Tensor, "b v h w"]
+
+
+def look(
+    net: MIM4D,
+    volume: Float[Tensor, "b c z y x"],
+    intrinsics: Float[Tensor, "b v 3 3"],
+    to_ego: Float[Tensor, "b v 4 4"],
+    every: int = 1,
+    chunk: int = 4096,
+) -> View:
+    """Voxels seen by cameras of any number and at any pose (camera to car); of so many pixels each way, one ray."""
+    h, w = net.config.size
+    rows, columns = (torch.arange(0, n, every, device=volume.device) + 0.5 for n in (h, w))
+    uv = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).flatten(0, 1)
+    b, v = intrinsics.shape[:2]
+    origins, directions = rays_of(uv.expand(b, v, -1, -1), intrinsics, to_ego)
+    ahead = torch.einsum("bvri,bvi->bvr", directions, to_ego[..., :3, 2])
+    parts = []
+    with torch.no_grad():
+        flat = (rearrange(x, "b v r i -> b (v r) i").split(chunk, 1) for x in (origins, directions))
+        for origin, direction in zip(*flat, strict=True):
+            rays = Rays(origin, direction, torch.zeros_like(origin), torch.zeros_like(origin[..., 0]))
+            seen = net.seen(volume, rays, torch.full_like(rays.depth, 0.5))
+            parts.append((seen.rgb, seen.depth, seen.weight))
+    colour, depth, weight = (torch.cat(part, 1) for part in zip(*parts, strict=True))
+    shape = {"v": v, "h": len(rows), "w": len(columns)}
+    depth, weight = (rearrange(x, "b (v h w) -> b v h w", **shape) for x in (depth, weight))
+    colour = rearrange(colour, "b (v h w) c -> b v c h w", **shape)
+    return View(
+        colour.clamp(0, 1) * 2 - 1, depth * rearrange(ahead, "b v (h w) -> b v h w", **{"h": len(rows)}), weight
+    )
+
+
+class Ground(NamedTuple):
+    """What is seen straight from above, for each cell along x and y.
+
+    colour   0 to 1
+    height   metres of what is seen
+    weight   how much was seen
+    """
+
+    colour: Float[Tensor, "b x y c"]
+    height: Float[Tensor, "b x y"]
+    weight: Float[Tensor, "b x y"]
+
+
+def from_above(net: MIM4D, volume: Float[Tensor, "b c z y x"], cells: int = 1) -> Ground:
+    """Rays straight down, so many for each cell and side of the grid."""
+    config, b = net.config, len(volume)
+    (x0, y0, _), (x1, y1, top), (nx, ny, _) = config.low, config.high, config.cells
+    nx, ny = nx * cells, ny * cells
+    x = x0 + (torch.arange(nx, device=volume.device) + 0.5) * ((x1 - x0) / nx)
+    y = y0 + (torch.arange(ny, device=volume.device) + 0.5) * ((y1 - y0) / ny)
+    place = torch.stack(torch.meshgrid(x, y, indexing="ij"), -1).flatten(0, 1)
+    start = top + config.closest  # nothing is looked for before that
+    origins = torch.cat([place, torch.full_like(place[:, :1], start)], -1).expand(b, -1, -1)
+    down = origins.new_tensor([1e-4, 0.0, -1.0]).expand_as(origins)  # not along an axis exactly
+    rays = Rays(
+        origins, nn.functional.normalize(down, dim=-1), torch.zeros_like(origins), torch.zeros_like(origins[..., 0])
+    )
+    with torch.no_grad():
+        seen = net.seen(volume, rays, torch.full_like(rays.depth, 0.5))
+    found = (start - seen.depth).view(b, nx, ny)
+    return Ground(seen.rgb.view(b, nx, ny, -1).clamp(0, 1), found, seen.weight.view(b, nx, ny))
+
+
+def carried(
+    net: MIM4D, volumes: Float[Tensor, "b t c z y x"], places: Places, k: int, j: int
+) -> Float[Tensor, "b c z y x"]:
+    """The voxels of frame j where frame k has them, if nothing but the car had moved."""
+    return warp(volumes[:, j], net.config.grid, _between(places.ego[:, k], places.ego[:, j]))
+
+
 # -- presets --------------------------------------------------------------------------------------
 
 
@@ -591,7 +827,7 @@ def tiny(**changes) -> Config:
 
 
 def small(**changes) -> Config:
-    """About 3 M parameters: six cameras of 96 x 160, three frames; an hour or two of a CPU."""
+    """1.6 M parameters: six cameras of 96 x 160, three frames; an hour or two of a CPU."""
     return dataclasses.replace(Config(), **changes)
 
 

@@ -99,8 +99,11 @@ def recipe(
     lr: float,
     seed: int,
     look_every: int,
+    missing: float = 0.5,
 ) -> Recipe:
     """A recipe for clips of `config.num_frames` frames or latents. `about` says where they are from."""
+    if not 0 <= missing <= 1:
+        raise ValueError(f"missing is a share of the clips, from 0 to 1, not {missing:g}")
     torch.manual_seed(mix(seed))  # the weights
     if tokenizer is not None:
         # The network's goes where the network goes; the clips are encoded where they are made.
@@ -118,7 +121,7 @@ def recipe(
         },
         net=net,
         objective=maskgwm.objective(way, masking=masking),
-        draw=maskgwm.references(config),
+        draw=maskgwm.references(config, missing),
         data=data,
         valid=valid,
         lr=inverse_sqrt(lr, 200, 2000),

@@ -21,6 +21,7 @@ def maskgwm_drive(
     frames: int = 40,
     way: Way = Way(),
     masking: bool = True,
+    missing: float = 0.5,
     batch: int = 8,
     lr: float = 1.5e-3,
     seed: int = 0,
@@ -37,6 +38,8 @@ def maskgwm_drive(
         frames: of a scene at a time, from which clips are cut.
         way: what training hides, and how that is filled in.
         masking: whether anything is hidden.
+        missing: share of the clips of several cameras of which some are missing all the time. To draw a camera from the
+            others is learnt where it is asked for often: the overlap is a small part of a picture.
         batch: clips a step.
         lr: learning rate after the warm-up.
         seed: of the weights, the data, what is known and hidden, and the noise.
@@ -62,4 +65,4 @@ def maskgwm_drive(
         for one in drives
     )
     valid = replace(valid, cuts=1)
-    return recipe(config, of, train, valid, about, way, masking, batch, lr, seed, look_every)
+    return recipe(config, of, train, valid, about, way, masking, batch, lr, seed, look_every, missing)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,11 +15,14 @@ from torch import Tensor, nn
 from maskworld import masks
 from maskworld.clip import Clip, to
 from maskworld.data.drive import DAY, Domain, Drives, rig
-from maskworld.data.surround import LogClips
+from maskworld.data.surround import ABOUT, Jump, LogClips, said, there
 from maskworld.masks import these_frames
-from maskworld.noise import mix
+from maskworld.noise import Rng, mix
 from maskworld.papers import mim4d
 from maskworld.train import Recipe, inverse_sqrt, power_ema
+from maskworld.verbs import Draw, Known
+
+EVERY = 2  # of the rows and columns of pixels, in pictures
 
 
 def mim4d_drive(
@@ -26,6 +31,7 @@ def mim4d_drive(
     fps: float = 4.0,
     domain: Domain = DAY,
     hidden: float = 0.3,
+    missing: float = 0.1,
     temporal: bool = True,
     direct: bool = True,
     batch: int = 1,
@@ -35,12 +41,17 @@ def mim4d_drive(
 ) -> Recipe:
     """Pre-train an encoder of several cameras on drives: hidden patches and dropped frames are rendered.
 
+    It is said first what a step takes of the memory, and where the poses of logs jump: nothing is carried across.
+    Frames of logs with too few before them are rendered by themselves, and counted (single_frame_share).
+
     Args:
-        data: logs of cars, a folder of ours or of nuScenes; the synthetic drive otherwise.
+        data: logs of cars with calibration and poses, a folder of ours or of nuScenes; the synthetic drive otherwise.
         config: the network.
         fps: frames a second. At 12, as nuScenes' images come, hardly anything moves from one to the next.
         domain: of the synthetic drive.
         hidden: share of the patches of each image that are hidden, 0..1.
+        missing: share of the clips of which one camera is missing all the time, 0..1: not in the paper, and what a
+            `--hide camera:front` asks for. 0 where there is one camera.
         temporal: whether frames are dropped and made from the others.
         direct: whether frames are rendered from their own voxels.
         batch: clips a step.
@@ -48,34 +59,35 @@ def mim4d_drive(
         seed: of the weights, the data, what is hidden and the rays.
         look_every: steps between two strips of what was rendered.
     """
-    torch.manual_seed(mix(seed))  # the weights
-    net = mim4d.MIM4D(config)
+    print(mim4d.check_memory(config, batch, "cuda" if torch.cuda.is_available() else "cpu"), file=sys.stderr)
     views, t = config.views, config.num_frames
-    sources: tuple[Callable[[int], Clip], Callable[[int], Clip]]
     if data is None:
-        sources = (
-            Drives(t, views, config.size, fps, domain, "train", seed, depth=True),
-            Drives(t, views, config.size, fps, domain, "valid", seed, depth=True),
-        )
+        train: Callable[[int], Clip] = Still(Drives(t, views, config.size, fps, domain, "train", seed, depth=True))
+        valid: Callable[[int], Clip] = Still(Drives(t, views, config.size, fps, domain, "valid", seed, depth=True))
         names = list(rig(views, config.size).names)
         about = {"name": "drive", "fps": fps, "cameras": names, "domain": asdict(domain)}
     else:
-        logs = [
-            LogClips(data, t, views, config.size, fps, "train", seed, depth=True),
-            LogClips(data, t, views, config.size, fps, "valid", seed, depth=True),
-        ]
-        sources, about = (logs[0], logs[1]), {"name": "logs", "fps": fps, "cameras": list(logs[0].cameras)}
-    train, valid = (Still(one) for one in sources)
+        if data.is_dir() and not there(data):
+            raise ValueError(
+                f"{data} has no calibration and no poses: logs of cars are wanted, a folder with {ABOUT} or of nuScenes"
+            )
+        logs = LogClips(data, t, views, config.size, fps, "train", seed, depth=True, cut=True)
+        held = LogClips(data, t, views, config.size, fps, "valid", seed, depth=True)
+        warn_of_jumps({**logs.jumps(config.jump), **held.jumps(config.jump)})
+        train, valid = Checked(logs, config), Checked(held, config)
+        about = {"name": "logs", "fps": fps, "cameras": list(logs.cameras)}
+    torch.manual_seed(mix(seed))  # the weights
+    net = mim4d.MIM4D(config)
     return Recipe(
         about={
             "family": "mim4d",
             "config": dataclasses.asdict(config),
             "data": about,
-            "objective": {"temporal": temporal, "direct": direct, "hidden": hidden},
+            "objective": {"temporal": temporal, "direct": direct, "hidden": hidden, "missing": missing},
         },
         net=net,
         objective=mim4d.objective(temporal=temporal, direct=direct),
-        draw=masks.blocks(*config.patches, hidden),
+        draw=patches_and_cameras(config, hidden, missing),
         data=train,
         valid=valid,
         lr=inverse_sqrt(lr, 100, 1000),
@@ -92,6 +104,24 @@ def mim4d_drive(
     )
 
 
+def patches_and_cameras(config: mim4d.Config, hidden: float, missing: float) -> Draw:
+    """Patches of every image are hidden; of some clips one camera whole."""
+    if not 0 <= missing <= 1:
+        raise ValueError(f"missing is a share of the clips, from 0 to 1, not {missing:g}")
+    patches = masks.blocks(*config.patches, hidden)
+
+    def draw(b: int, v: int, t: int, rng: Rng) -> Known:
+        known = patches(b, v, t, rng)
+        if v > 1:
+            u = rng.uniform((2,))
+            which = (u[:, 1] * v).long().clamp(max=v - 1)
+            without = (u[:, :1] < missing) & (torch.arange(v) == which[:, None])
+            known = known & ~without[:, :, None, None, None]
+        return known
+
+    return draw
+
+
 @dataclass(frozen=True)
 class Still:
     """Clips without actions."""
@@ -100,6 +130,33 @@ class Still:
 
     def __call__(self, index: int) -> Clip:
         return dataclasses.replace(self.clips(index), actions=None)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Clips of logs, whose cameras and depth were looked at; a log without depth knows none anywhere. ValueError names
+    the log and the frames."""
+
+    logs: LogClips
+    config: mim4d.Config
+
+    def __call__(self, index: int) -> Clip:
+        clip = self.logs(index)
+        depth = torch.zeros_like(clip.frames[:, :, :, 0]) if clip.depth is None else clip.depth
+        try:
+            mim4d.check_rig(mim4d.places_of(clip, self.config), self.config)
+            mim4d.check_depth(depth)
+        except ValueError as error:
+            raise ValueError(f"{self.logs.where(index)}: {error}") from None
+        return dataclasses.replace(clip, actions=None, depth=depth)
+
+
+def warn_of_jumps(found: Mapping[str, Sequence[Jump]], most: int = 10) -> None:
+    """One warning for each log, of the first ones."""
+    for name in sorted(found)[:most]:
+        warnings.warn(f"{name}: the car jumps {said(found[name])}; nothing is carried across", stacklevel=3)
+    if len(found) > most:
+        warnings.warn(f"the car jumps in {len(found) - most} more logs, too", stacklevel=3)
 
 
 @dataclass(frozen=True)
@@ -114,34 +171,33 @@ class Look:
 
         assert isinstance(net, mim4d.MIM4D)
         clip = to(self.data(0), next(net.parameters()).device)
-        views = range(clip.frames.shape[1])
-        rows = [Row.of("truth", clip.frames[0, :, -1]), Row.of("depth", _grey(clip.depth[0, :, -1], net))]  # type: ignore[index]
-        for name, (rgb, depth) in {
-            "seen": self._rendered(net, clip, False),
-            "dropped": self._rendered(net, clip, True),
-        }.items():
+        rows = [Row.of("truth", clip.frames[0, :, -1, :, ::EVERY, ::EVERY])]
+        if clip.depth is not None:
+            rows.append(Row.of("depth", _grey(clip.depth[0, :, -1, ::EVERY, ::EVERY], net)))
+        for name, dropped in (("seen", False), ("dropped", True)):
+            rgb, depth = self._rendered(net, clip, dropped, EVERY)
             rows += [Row.of(name, rgb), Row.of(f"{name}: depth", _grey(depth, net))]
-        assert len(views) == len(rows[0].frames)
         strip_png(rows, folder / f"step_{step:07d}.png", force=True)
 
     def numbers(self, net: nn.Module, step: int) -> dict[str, float]:
-        """Absolute relative error of the depth up to 30 m, of the present: seen, and dropped."""
+        """Absolute relative error of the depth up to 30 m, of the present: seen, and dropped; nothing where no depth is
+        known."""
         assert isinstance(net, mim4d.MIM4D)
         found: dict[str, float] = {}
         for name, dropped in (("seen", False), ("dropped", True)):
             errors = []
             for i in range(self.measured):
                 clip = to(self.data(i), next(net.parameters()).device)
-                if clip.depth is None:
-                    return {}
-                depth = self._rendered(net, clip, dropped, every=4)[1]
-                truth = clip.depth[0, :, -1, ::4, ::4]
+                truth = torch.zeros(()) if clip.depth is None else clip.depth[0, :, -1, ::4, ::4]
                 near = (truth > 1) & (truth < 30)
-                errors.append(((depth - truth).abs() / truth)[near].mean())
-            found[f"abs_rel_{name}"] = torch.stack(errors).mean().item()
+                if bool(near.any()):
+                    depth = self._rendered(net, clip, dropped, every=4)[1]
+                    errors.append(((depth - truth).abs() / truth)[near].mean())
+            if errors:
+                found[f"abs_rel_{name}"] = torch.stack(errors).mean().item()
         return found
 
-    def _rendered(self, net: mim4d.MIM4D, clip: Clip, dropped: bool, every: int = 2) -> tuple[Tensor, Tensor]:
+    def _rendered(self, net: mim4d.MIM4D, clip: Clip, dropped: bool, every: int) -> tuple[Tensor, Tensor]:
         """(colours, depth along the optical axis) of the present of every camera, every so many pixels."""
         b, v, t, c, h, w = clip.shape
         known = these_frames([True] * t, b, v).to(clip.frames.device)
@@ -161,6 +217,6 @@ class Look:
 
 
 def _grey(depth: Tensor, net: mim4d.MIM4D) -> Tensor:
-    """Near is bright."""
-    far = net.config.far
-    return (1 - (depth / far).clamp(0, 1).sqrt())[:, None].expand(-1, 3, -1, -1) * 2 - 1
+    """Near is bright; what is far or not known is black."""
+    bright = 1 - (depth / net.config.far).clamp(0, 1).sqrt()
+    return torch.where(depth > 0, bright, 0.0)[:, None].expand(-1, 3, -1, -1) * 2 - 1

@@ -388,6 +388,7 @@ def _all_states(film: Film) -> set[State]:
 
 _LETTERS: dict[State, str] = {"given": "g", "filled": "f", "partly": "p", "plain": "n"}
 _ROOM = 1040  # pixels across a page, for the videos of a film
+_WIDE = 5  # times as wide as high: several cameras side by side stand in a line of their own
 
 
 def _film(film: Film) -> dict[str, Any]:
@@ -408,6 +409,7 @@ def _film(film: Film) -> dict[str, Any]:
         "t": t,
         "fps": film.fps,
         "width": _screen_width(max(s["w"] for s in screens), len(screens), _ROOM // 2 if film.small else _ROOM),
+        "wide": any(s["w"] > _WIDE * s["h"] for s in screens),
         "timeline": _timeline([s["states"] for s in screens], t),
         "caption": prose(film.caption),
         "strip": None if still is None else {"source": _data("image/webp", webp(still)), "width": still.shape[1] // 2},
