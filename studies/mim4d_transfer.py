@@ -21,7 +21,7 @@ where the 95 % interval over clips and seeds excludes zero, and else `null`. Eac
 do not say what another pre-training would give.
 
 With `--subject` a trained model is asked for depth alone. What is done is kept in --out, and nothing is done twice.
-Several processes may each do one part (--only).
+Several processes may each do one part (--only). What is of several frames alone has marks of its own in a document.
 """
 
 from __future__ import annotations
@@ -1041,7 +1041,7 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     say = told(study, plan, options.arms, min(options.seeds, 2) if quick else options.seeds, options.frames)
-    finish(say, options, "mim4d_transfer")
+    finish(say, options, "mim4d_transfer" if 1 in options.frames else "mim4d_transfer_frames")
 
 
 def finish(say: Told, options: argparse.Namespace, mark: str) -> None:

@@ -48,7 +48,7 @@ class Size:
     flown: int
 
 
-FULL, QUICK = Size(3, 6, 3, 100, 10, 24, 32, 4, 2, 24), Size(2, 3, 2, 15, 5, 4, 4, 1, 8, 3)
+FULL, QUICK = Size(3, 6, 3, 100, 10, 24, 32, 2, 2, 16), Size(2, 3, 2, 15, 5, 4, 4, 1, 8, 3)
 FAR, GAP = 10, 5  # frames predicted, and frames between
 VOXEL_DRIVE = 3  # the held-out drive that is lifted into voxels
 DRIVEN, DRIVE_STEPS = 20, 5  # frames of each future of a drive, and steps of its sampler

@@ -162,7 +162,7 @@ class Eyes:
     def fly(self, clip: Clip, num: int) -> View:
         """The present from poses where no camera stood: once around the car, looking inwards over it, and down."""
         volumes, places = self.volumes(clip)
-        poses = flight(num, self.net.config.high[2]).to(volumes.device)
+        poses = flight(num, 0.65 * self.net.config.high[2]).to(volumes.device)  # below what it takes for the sky
         intrinsics = places.intrinsics[:, :1].expand(-1, num, -1, -1)
         return mim4d.look(self.net, volumes[:, -1], intrinsics, poses[None], self.every)
 
@@ -288,7 +288,7 @@ def pictures(
             lines.append([name, text, errors[name]])
     caption = ", ".join(names)
     blocks: list[Block] = [Film(rows, fps, caption)]
-    blocks.append(Film(deep, fps, "Depth along the optical axis: 2 m bright, 80 m dark; grey where there is sky."))
+    blocks.append(Film(deep, fps, "Depth along the optical axis: 2 m bright, 80 m dark; grey where nothing is."))
     if lines:
         head = ["rendered", "how", "relative error of depth"]
         blocks.append(Table(head, lines, f"Absolute, over pixels of 1 to 30 m, {len(shown)} moments.",
@@ -312,7 +312,7 @@ def _bytes(frames: Float[Tensor, "v c h w"]) -> UInt8[np.ndarray, "v h w 3"]:
 
 
 def _deep(view: View) -> UInt8[np.ndarray, "v h w 3"]:
-    """Depth in colours; grey where less than half of a wall is seen: sky."""
+    """Depth in colours; grey where less than half of a wall is seen."""
     return depth_colours(torch.where(view.weight > 0.5, view.depth, 0)[0].double().cpu().numpy())
 
 
