@@ -20,7 +20,7 @@ from maskworld.data.surround import LogClips, Recording, jumps, said
 from maskworld.masks import these_frames
 from maskworld.noise import Rng
 from maskworld.papers import mim4d
-from maskworld.recipes.mim4d_drive import Look, mim4d_drive, patches_and_cameras, warn_of_jumps
+from maskworld.recipes.mim4d_drive import Look, mim4d_drive, warn_of_jumps
 from maskworld.train import METRICS, train
 
 V, T, SIZE = 2, 3, (32, 48)
@@ -487,15 +487,3 @@ def test_a_hidden_frame_on_the_other_side_of_a_jump_is_refused(tmp_path, recordi
     known = these_frames([False, True, True], 1, V)
     with pytest.raises(ValueError, match="frame 0 has no other"):
         mim4d.fill(network)(dataclasses.replace(across, actions=None), known, Rng.of(0, batch=1))
-
-
-def test_cameras_are_missing_as_often_as_is_asked_for() -> None:
-    config = mim4d.tiny()
-    known = patches_and_cameras(config, 0.3, 0.25)(2000, V, T, Rng.of(0, batch=2000))
-    gone = ~known.flatten(3).any(-1).any(2)  # b v
-    assert abs(gone.any(1).float().mean() - 0.25) < 0.04 and int(gone.sum(1).max()) == 1
-    assert abs(gone[:, 0].float().mean() - 0.125) < 0.03
-    alone = patches_and_cameras(config, 0.3, 1.0)(50, 1, T, Rng.of(0, batch=50))
-    assert bool(alone.flatten(1).any(1).all())
-    with pytest.raises(ValueError, match="missing is a share"):
-        patches_and_cameras(config, 0.3, 1.5)

@@ -17,10 +17,9 @@ from maskworld.clip import Clip, to
 from maskworld.data.drive import DAY, Domain, Drives, rig
 from maskworld.data.surround import ABOUT, Jump, LogClips, said, there
 from maskworld.masks import these_frames
-from maskworld.noise import Rng, mix
+from maskworld.noise import mix
 from maskworld.papers import mim4d
 from maskworld.train import Recipe, inverse_sqrt, power_ema
-from maskworld.verbs import Draw, Known
 
 EVERY = 2  # of the rows and columns of pixels, in pictures
 
@@ -31,7 +30,6 @@ def mim4d_drive(
     fps: float = 4.0,
     domain: Domain = DAY,
     hidden: float = 0.3,
-    missing: float = 0.1,
     temporal: bool = True,
     direct: bool = True,
     batch: int = 1,
@@ -50,8 +48,6 @@ def mim4d_drive(
         fps: frames a second. At 12, as nuScenes' images come, hardly anything moves from one to the next.
         domain: of the synthetic drive.
         hidden: share of the patches of each image that are hidden, 0..1.
-        missing: share of the clips of which one camera is missing all the time, 0..1: not in the paper, and what a
-            `--hide camera:front` asks for. 0 where there is one camera.
         temporal: whether frames are dropped and made from the others.
         direct: whether frames are rendered from their own voxels.
         batch: clips a step.
@@ -83,11 +79,11 @@ def mim4d_drive(
             "family": "mim4d",
             "config": dataclasses.asdict(config),
             "data": about,
-            "objective": {"temporal": temporal, "direct": direct, "hidden": hidden, "missing": missing},
+            "objective": {"temporal": temporal, "direct": direct, "hidden": hidden},
         },
         net=net,
         objective=mim4d.objective(temporal=temporal, direct=direct),
-        draw=patches_and_cameras(config, hidden, missing),
+        draw=masks.blocks(*config.patches, hidden),
         data=train,
         valid=valid,
         lr=inverse_sqrt(lr, 100, 1000),
@@ -102,24 +98,6 @@ def mim4d_drive(
         probes_every=look_every,
         valid_clips=16,
     )
-
-
-def patches_and_cameras(config: mim4d.Config, hidden: float, missing: float) -> Draw:
-    """Patches of every image are hidden; of some clips one camera whole."""
-    if not 0 <= missing <= 1:
-        raise ValueError(f"missing is a share of the clips, from 0 to 1, not {missing:g}")
-    patches = masks.blocks(*config.patches, hidden)
-
-    def draw(b: int, v: int, t: int, rng: Rng) -> Known:
-        known = patches(b, v, t, rng)
-        if v > 1:
-            u = rng.uniform((2,))
-            which = (u[:, 1] * v).long().clamp(max=v - 1)
-            without = (u[:, :1] < missing) & (torch.arange(v) == which[:, None])
-            known = known & ~without[:, :, None, None, None]
-        return known
-
-    return draw
 
 
 @dataclass(frozen=True)
