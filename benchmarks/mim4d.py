@@ -27,10 +27,10 @@ rays x 64 samples, forward and backward, 0.4 by fd and 0.7 to 1.4 by autograd; 7
 64 cells, 64 rays a camera, fd, 6, of which the backbone 3.3, lifts 0.1, decoders 1.0, renders 1.6; ConvNeXt-T, 128 rays
 and autograd, 11; ConvNeXt-T, 128 x 128 cells, 512 rays x 96, 32 to 46. Of 64 x 112, tiny, 40 x 40 cells, 64 rays: 0.5.
 
-What was measured, on one thread of a shared AMD EPYC, torch 2.13: these renders take 0.09 and 0.21, 0.18 and 0.39, 1.2
-and 4.1 CPU seconds; the last keeps 0.45 and 1.13 GiB. A step of `small` (six cameras, three frames of 96 x 160, 64 x 64
-x 8 cells, 96 rays a camera x 56 samples), forward + backward: 2.3 in float32 (encode and lift 0.38 + 0.70, drop 0.22 +
-0.38, render 0.24 + 0.29), 1.8 in bfloat16 (0.31 + 0.53, 0.17 + 0.33, 0.19 + 0.29). Compiling does not pay there: the
+What was measured, on one thread of a shared AMD EPYC, torch 2.13: these renders take 0.09 and 0.21, 0.17 and 0.46, 1.2
+and 3.3 CPU seconds; the last keeps 0.45 and 1.13 GiB. A step of `small` (six cameras, three frames of 96 x 160, 64 x 64
+x 8 cells, 96 rays a camera x 56 samples), forward + backward: 2.0 in float32 (encode and lift 0.34 + 0.67, drop 0.18 +
+0.36, render 0.18 + 0.28), 1.7 in bfloat16 (0.28 + 0.49, 0.16 + 0.31, 0.18 + 0.27). Compiling does not pay there: the
 core, forward and backward, becomes 0.87 to 1.16 times as fast over sizes and runs (median 1.0), all of rendering 0.93
 to 1.06; the core forward alone, without gradients, 1.13 to 1.26. Its first call takes half a minute of CPU or more.
 """
