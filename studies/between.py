@@ -1,8 +1,26 @@
-"""Tables of a study, put between the two marks that a document has for it."""
+"""Tables of a study, and putting them between the two marks that a document has for it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Told:
+    """What is written (Markdown) and what is handed on (JSON)."""
+
+    lines: list[str] = field(default_factory=list)
+    rows: dict[str, Any] = field(default_factory=dict)
+
+    def table(self, title: str, head: Sequence[str], body: Sequence[Sequence[str]]) -> None:
+        self.lines += ["", title, "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+        self.lines += [f"| {' | '.join(row)} |" for row in body]
+
+    def keep(self, kind: str, **row: Any) -> None:
+        self.rows.setdefault(kind, []).append(row)
 
 
 def write(path: Path, study: str, text: str) -> None:

@@ -431,21 +431,9 @@ def answer(question: Question, found: Interval) -> str:
     return "yes" if np.sign(found.mean) == question.direction else "the other way"
 
 
-@dataclass
-class Told:
-    """What is written (Markdown) and what is handed on (JSON)."""
-
-    lines: list[str] = dataclasses.field(default_factory=list)
-    rows: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def table(self, title: str, head: Sequence[str], body: Sequence[Sequence[str]]) -> None:
-        self.lines += ["", title, "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-        self.lines += [f"| {' | '.join(row)} |" for row in body]
-
-
-def told(study: Study, plan: Mapping[str, Any], arms: Sequence[str], seeds: int) -> Told:
+def told(study: Study, plan: Mapping[str, Any], arms: Sequence[str], seeds: int) -> between.Told:
     """Tables, one for each question of the protocol."""
-    found, say = gathered(study, plan, arms, seeds), Told()
+    found, say = gathered(study, plan, arms, seeds), between.Told()
     bases = {(arm, what): minus(study, found, arm, BASE, what) for arm in arms if arm != BASE and BASE in arms
              for what in [(m, d) for m in ("slope", "mean", "colour") for d in study.domains]}  # fmt: skip
     runs = {START: ["pretrain"], **{arm: [f"{arm}-{s}" for s in range(seeds)] for arm in arms}}

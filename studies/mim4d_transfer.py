@@ -760,24 +760,9 @@ def answer(found: Interval, direction: int, least: float = 0.0) -> str:
     return "yes" if abs(found.mean) >= least else f"yes, by less than {least:g}"
 
 
-@dataclass
-class Told:
-    """What is written (Markdown) and what is handed on (JSON)."""
-
-    lines: list[str] = dataclasses.field(default_factory=list)
-    rows: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def table(self, title: str, head: Sequence[str], body: Sequence[Sequence[str]]) -> None:
-        self.lines += ["", title, "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-        self.lines += [f"| {' | '.join(row)} |" for row in body]
-
-    def keep(self, kind: str, **row: Any) -> None:
-        self.rows.setdefault(kind, []).append(row)
-
-
-def told(study: Study, plan: Mapping[str, Any], arms: Sequence[str], seeds: int, frames: Sequence[int]) -> Told:
+def told(study: Study, plan: Mapping[str, Any], arms: Sequence[str], seeds: int, frames: Sequence[int]) -> between.Told:
     """Tables: what pre-training costs and renders, then what it is good for."""
-    say = Told(rows={"plan": dict(plan), "arms": list(arms), "seeds": seeds, "frames": list(frames)})
+    say = between.Told(rows={"plan": dict(plan), "arms": list(arms), "seeds": seeds, "frames": list(frames)})
     learnt = [arm for arm in arms if arm != SCRATCH]
     if learnt:
         _tell_pretraining(say, study, plan, learnt)
@@ -791,7 +776,7 @@ def told(study: Study, plan: Mapping[str, Any], arms: Sequence[str], seeds: int,
     return say
 
 
-def _tell_pretraining(say: Told, study: Study, plan: Mapping[str, Any], arms: Sequence[str]) -> None:
+def _tell_pretraining(say: between.Told, study: Study, plan: Mapping[str, Any], arms: Sequence[str]) -> None:
     done = {arm: json.loads((pretrained(study, plan, arm) / "done.json").read_text()) for arm in arms}
     body = [
         [arm, ARMS[arm].says, f"{d['steps']}", f"{d['images']}", f"{d['cpu_seconds_a_step']:.2f}",
@@ -827,7 +812,7 @@ def _tell_pretraining(say: Told, study: Study, plan: Mapping[str, Any], arms: Se
         say.table("**Flow from the previous frame**: end-point error, metres a frame.", ["", *PARTS], body)
 
 
-def one_model(study: Study, name: str) -> Told:
+def one_model(study: Study, name: str) -> between.Told:
     """A trained model of this preset: how well it renders a present that it sees, and one that it does not.
 
     Raises ValueError for a model of another family or another configuration.
@@ -835,7 +820,7 @@ def one_model(study: Study, name: str) -> Told:
     net = load(name).net
     if not isinstance(net, MIM4D) or dataclasses.replace(net.config, flow=False) != study.config:
         raise ValueError(f"{name} is no mim4d model of the preset {study.preset}")
-    say, sums = Told(), _sums_of(study, net, True)
+    say, sums = between.Told(), _sums_of(study, net, True)
     body = [[what, *_shown(say, study, sums, what, arm=name)]
             for what in ("seen", "dropped", "carried", "true depth carried")]  # fmt: skip
     title = (
@@ -858,14 +843,14 @@ def one_model(study: Study, name: str) -> Told:
     return say
 
 
-def _shown(say: Told, study: Study, sums: Mapping[str, np.ndarray], name: str, arm: str) -> list[str]:
+def _shown(say: between.Told, study: Study, sums: Mapping[str, np.ndarray], name: str, arm: str) -> list[str]:
     found = [over(ratio, sums[name][:, None, p], study.resamples) for p in range(len(PARTS))]
     say.keep("rendered", arm=arm, what=name, **{part: _row(x) for part, x in zip(PARTS, found, strict=True)})
     return [_cell(x, "") for x in found]
 
 
 def _tell_transfer(
-    say: Told, study: Study, plan: Mapping[str, Any], arms: Sequence[str], seeds: int, frames: int
+    say: between.Told, study: Study, plan: Mapping[str, Any], arms: Sequence[str], seeds: int, frames: int
 ) -> None:
     found: dict[tuple[str, float], dict[str, np.ndarray]] = {}
     for arm in arms:
@@ -1044,7 +1029,7 @@ def main() -> None:
     finish(say, options, "mim4d_transfer" if 1 in options.frames else "mim4d_transfer_frames")
 
 
-def finish(say: Told, options: argparse.Namespace, mark: str) -> None:
+def finish(say: between.Told, options: argparse.Namespace, mark: str) -> None:
     text = "\n".join(say.lines).strip()
     print(text)
     if options.write is not None:
