@@ -19,7 +19,7 @@ from maskworld.nets import spacetime
 from maskworld.noise import Rng
 from maskworld.papers import maskgwm
 from maskworld.papers.maskgwm import Way
-from maskworld.recipes.maskgwm import Encoded, recipe
+from maskworld.recipes.maskgwm import Encoded, fitted, recipe
 from maskworld.tokenizers import kinds
 
 B, T = 3, 6
@@ -782,3 +782,10 @@ def test_rays_know_where_cameras_look() -> None:
     turned = torch.tensor([math.sin(0.8), 0.0, math.cos(0.8)]).expand(B, 3)
     torch.testing.assert_close(rays[:, 1, 1, 1, [0, 7, 14]], turned, atol=1e-6, rtol=0)
     assert rays[0, 0, 0, 1, 7] < 0 < rays[0, 0, 2, 1, 7]  # y is down
+
+
+def test_pixels_that_are_too_many_for_the_width_are_refused() -> None:
+    """A velocity holds all of a token's noise: a narrower network leaves some of it in every picture."""
+    with pytest.raises(ValueError, match="192 numbers, more than the width 128"):
+        fitted(maskgwm.small(), None)
+    assert fitted(maskgwm.small(dim=192), None).patch == 8

@@ -33,9 +33,15 @@ def latents(name: str) -> nn.Module | None:
 
 
 def fitted(config: maskgwm.Config, tokenizer: nn.Module | None) -> maskgwm.Config:
-    """The configuration for this tokenizer, or for pixels: tokens stay as many pixels wide."""
+    """The configuration for this tokenizer, or for pixels: tokens stay as many pixels wide. ValueError where pixels are
+    too many for the width."""
     side = config.factor * config.patch
     if tokenizer is None:
+        if (wide := config.channels * side**2) > config.dim:
+            raise ValueError(
+                f"tokens of {side} x {side} pixels are {wide} numbers, more than the width {config.dim} of the network "
+                f"can carry: what it makes of them would stay noise; --tokenizer maskgwm-long, or --config.dim {wide}"
+            )
         return dataclasses.replace(config, latent=config.channels, factor=1, patch=side)
     of: maskgwm.Tokenizer = tokenizer  # type: ignore[assignment]
     if side % of.factor:

@@ -12,7 +12,7 @@ from maskworld.train import Recipe
 
 def maskgwm_video(
     data: Path,
-    tokenizer: str = "pixels",
+    tokenizer: str = "maskgwm-long",
     config: Config = small(actions=(), rays=False),
     fps: float = 5.0,
     flip: bool = True,
@@ -28,7 +28,8 @@ def maskgwm_video(
 
     Args:
         data: a video, or a folder of them.
-        tokenizer: a checkpoint of a continuous tokenizer, such as `maskworld train vae` makes; `pixels` for none.
+        tokenizer: a checkpoint of a continuous tokenizer, such as `maskworld train vae` makes, or of a model that holds
+            one; `pixels` for none.
         config: the network; it takes no actions.
         fps: frames a second at which the videos are read; the model fills in at this rate.
         flip: show half of the clips mirrored.
