@@ -1,11 +1,14 @@
-"""Tables of a study, and putting them between the two marks that a document has for it."""
+"""What studies share: arrays that are made once, tables, and putting them between the two marks of a document."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 
 @dataclass
@@ -21,6 +24,17 @@ class Told:
 
     def keep(self, kind: str, **row: Any) -> None:
         self.rows.setdefault(kind, []).append(row)
+
+
+def kept(path: Path, make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays from a file, which is made where there is none."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{os.getpid()}.{path.name}")
+        np.savez(beside, **make())  # type: ignore[arg-type]
+        os.replace(beside, path)
+    with np.load(path) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def write(path: Path, study: str, text: str) -> None:

@@ -21,9 +21,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,17 +120,6 @@ QUESTIONS: tuple[Question, ...] = (
 # -- clips ----------------------------------------------------------------------------------------
 
 
-def kept(path: Path, make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Arrays from a file, which is made where there is none."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{os.getpid()}.{path.name}")
-        np.savez(beside, **make())  # type: ignore[arg-type]
-        os.replace(beside, path)
-    with np.load(path) as arrays:
-        return {name: arrays[name] for name in arrays.files}
-
-
 def filmed(split: str, domain: Domain, num: int, frames: int) -> dict[str, np.ndarray]:
     """Clips of the front camera, rendered at twice the size and averaged; no two from one scene."""
     drives = Drives(frames, 1, (2 * SIZE[0], 2 * SIZE[1]), domain=domain, split=split)  # type: ignore[arg-type]
@@ -191,7 +179,7 @@ class Study:
     @property
     def pool(self) -> dict[str, np.ndarray]:
         num, frames = (8, 12) if self.quick else (300, 60)
-        return kept(self.out / "train.npz", lambda: filmed("train", DAY, num, frames))
+        return between.kept(self.out / "train.npz", lambda: filmed("train", DAY, num, frames))
 
     def real(self, domain: str) -> dict[str, np.ndarray]:
         """What prompts are taken from (`test`), and what is compared with (`valid`): no scene is in both."""
@@ -204,7 +192,7 @@ class Study:
                 found |= {f"{split}.{name}": value for name, value in arrays.items()}
             return found
 
-        return kept(self.out / f"real-{domain}-{self.clips}.npz", make)
+        return between.kept(self.out / f"real-{domain}-{self.clips}.npz", make)
 
 
 def recipe(study: Study, arm: Arm, seed: int) -> Recipe:
@@ -326,7 +314,7 @@ def asked(study: Study, run: Path, domain: str) -> dict[str, np.ndarray]:
     """What a model is worth in a domain, clip by clip: losses, features, light and motion of its roll-outs."""
     name, _ = ego.shipped()
     about = f"{domain}-{study.clips}-{study.steps}-{name}.npz"
-    return kept(run / about, lambda: _asked(study, network(study, run), domain))
+    return between.kept(run / about, lambda: _asked(study, network(study, run), domain))
 
 
 def _asked(study: Study, net: MaskGWM, domain: str) -> dict[str, np.ndarray]:
@@ -380,7 +368,7 @@ def floors(study: Study, domain: str) -> dict[str, np.ndarray]:
         found = {split: _looked(clip.frames[:, 0], clip) for split, clip in clips.items()}
         return {**found["test"], "reference": found["valid"]["features"], "actions": real["test.actions"]}
 
-    return kept(study.out / f"floor-{domain}-{study.clips}-{name}.npz", make)
+    return between.kept(study.out / f"floor-{domain}-{study.clips}-{name}.npz", make)
 
 
 # -- telling --------------------------------------------------------------------------------------

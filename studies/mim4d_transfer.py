@@ -30,7 +30,6 @@ import argparse
 import dataclasses
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -181,17 +180,6 @@ class Study:
         return {name: getattr(self, name) for name in names} | {"quick": self.quick}
 
 
-def kept(path: Path, make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Arrays from a file, which is made where there is none."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{os.getpid()}.{path.name}")
-        np.savez(beside, **make())  # type: ignore[arg-type]
-        os.replace(beside, path)
-    with np.load(path) as arrays:
-        return {name: arrays[name] for name in arrays.files}
-
-
 # -- clips ----------------------------------------------------------------------------------------
 
 
@@ -204,7 +192,7 @@ def places_in(split: str, num: int) -> list[int]:
 def labelled(study: Study, split: str, frames: int) -> dict[str, np.ndarray]:
     """Labelled clips as arrays: their last `frames` frames."""
     num = {"train": study.pool, "valid": study.valid, "test": study.test}[split]
-    return kept(study.out / f"{split}-{num}-{frames}.npz", lambda: _labelled(study.config, split, num, frames))
+    return between.kept(study.out / f"{split}-{num}-{frames}.npz", lambda: _labelled(study.config, split, num, frames))
 
 
 def _labelled(config: Config, split: str, num: int, frames: int) -> dict[str, np.ndarray]:
@@ -284,7 +272,7 @@ def films(study: Study) -> dict[str, np.ndarray]:
                 parts.setdefault(name, []).append(value)
         return {name: torch.stack(values).numpy() for name, values in parts.items()}
 
-    return kept(study.out / f"films-{study.films}.npz", make)
+    return between.kept(study.out / f"films-{study.films}.npz", make)
 
 
 # -- pre-training ---------------------------------------------------------------------------------
@@ -363,7 +351,7 @@ def rendered(study: Study, plan: Mapping[str, Any], arm: str) -> dict[str, np.nd
     """Of a pre-trained arm, film by film: sums of errors of depth and of flow, over all pixels, those that are still
     and those that move. "n part 2" each: the sum, and over how many."""
     run = pretrained(study, plan, arm)
-    return kept(run / f"rendered-{study.films}.npz", lambda: _rendered(study, run, arm))
+    return between.kept(run / f"rendered-{study.films}.npz", lambda: _rendered(study, run, arm))
 
 
 def _rendered(study: Study, run: Path, arm: str) -> dict[str, np.ndarray]:
@@ -611,7 +599,7 @@ def measured(study: Study, plan: Mapping[str, Any], arm: str, share: float, seed
     """MEASURES of a fine-tuned reader, "n 2" each: of every test clip (or group of clips) a sum, and over what; and
     beside them POOLED, as the benchmarks have it."""
     run = tuned(study, plan, arm, share, seed, frames)
-    return kept(run / "measured.npz", lambda: _measured(study, plan, run, arm, seed, frames))
+    return between.kept(run / "measured.npz", lambda: _measured(study, plan, run, arm, seed, frames))
 
 
 @torch.no_grad()

@@ -177,21 +177,15 @@ class Look:
 
     def _rendered(self, net: mim4d.MIM4D, clip: Clip, dropped: bool, every: int) -> tuple[Tensor, Tensor]:
         """(colours, depth along the optical axis) of the present of every camera, every so many pixels."""
-        b, v, t, c, h, w = clip.shape
+        b, v, t = clip.shape[:3]
         known = these_frames([True] * t, b, v).to(clip.frames.device)
         with torch.no_grad(), torch.autocast(clip.frames.device.type, enabled=False):
             volumes, places = net.volumes(clip, known)
             volume = volumes[:, -1]
             if dropped and t > 1:
                 volume = net.dropped(volumes, places, t - 1, range(t - 1))[0]
-            rows, columns = torch.arange(0, h, every), torch.arange(0, w, every)
-            pixels = (rows[:, None] * w + columns).flatten().to(clip.frames.device)
-            rays = mim4d.rays_at(clip, places, t - 1, pixels.expand(b, v, -1))
-            seen = net.seen(volume, rays, torch.full_like(rays.depth, 0.5))
-            ahead = places.to_ego[:, :, -1, :3, 2].repeat_interleave(len(pixels), 1)
-            depth = seen.depth * (rays.directions * ahead).sum(-1)
-        shape = (v, len(rows), len(columns))
-        return (seen.rgb[0].view(*shape, c).movedim(-1, 1).clamp(0, 1) * 2 - 1), depth[0].view(shape)
+        seen = mim4d.look(net, volume, places.intrinsics, places.to_ego[:, :, -1], every)
+        return seen.frames[0], seen.depth[0]
 
 
 def _grey(depth: Tensor, net: mim4d.MIM4D) -> Tensor:
