@@ -638,6 +638,8 @@ class Fitting:
         acts: tell the model the first action, so that it tells values of actions.
         policies: tell the model which of the data's policies goes on.
         stack: frames of a state.
+        reward_bins: values of the reward's token, which is written before a state; at most as many as there are codes.
+            0: there is none, and rewards are read from what is drawn, as in the paper.
         dim: channels of the transformer.
         depth: its layers.
         heads: of attention.
@@ -656,6 +658,7 @@ class Fitting:
     acts: bool = False
     policies: bool = False
     stack: int = 2
+    reward_bins: int = 64
     dim: int = 192
     depth: int = 4
     heads: int = 4

@@ -123,20 +123,22 @@ def mean_rewards(
     policies: Int[Tensor, "b k"] | None = None,
     precision: torch.dtype = torch.float32,
 ) -> Float[Tensor, "b k"]:
-    """(1 - gamma) Q of each of k actions: the mean reward of `num` draws of the future that begins with it.
+    """(1 - gamma) Q of each of k actions: the mean reward of `num` draws of the future that begins with it; where the
+    model writes rewards, their mean itself.
 
     A state is read once for all its actions and draws, and its actions are compared under the same random numbers.
     `policies` are those that go on after each action; they are not told otherwise, or where the model is told none.
     """
     k = actions.shape[1]
     told = voc.Told(repeat(gamma, "b -> (b k)", k=k), _does(net, actions, policies))
+    if net.config.reward_bins:
+        return rearrange(voc.expected(net, states, told).mean * (1 - told.gamma), "(b k) -> b k", k=k)
     extra = net.occupancy.told(told)
     assert extra is not None, "a model that is told actions is told something"
-    uniform = repeat(rng.uniform((num, net.config.tokens), states.device), "b n m -> b (k n) m", k=k)
+    uniform = repeat(rng.uniform((num, net.config.written), states.device), "b n m -> b (k n) m", k=k)
     extra = repeat(extra, "(b k) d -> b (k n) d", k=k, n=num)
     found, _ = net.occupancy.lm.draw(states, extra, uniform, precision=precision, ends=net.config.ends)
-    rewards = net.rewards(rearrange(found, "b j m -> (b j) m"))
-    return reduce(rewards, "(b k n) -> b k", "mean", k=k, n=num)
+    return reduce(voc.of_written(net, found).rewards, "b (k n) -> b k", "mean", k=k)
 
 
 def _does(net: voc.VOC, actions: Float[Tensor, "b k a"], policies: Int[Tensor, "b k"] | None) -> Float[Tensor, "n w"]:
@@ -151,7 +153,7 @@ def _does(net: voc.VOC, actions: Float[Tensor, "b k a"], policies: Int[Tensor, "
 class _Ahead(NamedTuple):
     """Where n candidates stand after some steps: p draws of each. At first there is one state for all of them."""
 
-    tokens: Int[Tensor, "n p m"]
+    at: voc.Drawn
     steps: int
 
 
@@ -178,39 +180,39 @@ def mpc_cost(
     if horizon < 1 or draws < 1:
         raise ValueError(f"a plan of at least one step and one draw, not {horizon} and {draws}")
     device, end = state.device, net.config.vocab
-    luck = rng.uniform((horizon + 1, draws, net.config.tokens), device)[0]
+    luck = rng.uniform((horizon + 1, draws, net.config.written), device)[0]
 
-    def drawn(x: _Ahead, told: voc.Told, n: int) -> Int[Tensor, "n p m"]:
+    def drawn(x: _Ahead, told: voc.Told, n: int) -> _Ahead:
         extra = net.occupancy.told(told)
         assert extra is not None
         if x.steps == 0:  # all begin in the same state, which is read once
             extra = repeat(extra, "n d -> 1 (n p) d", p=draws)
             uniform = repeat(luck[0], "p m -> 1 (n p) m", n=n)
             found, _ = net.occupancy.lm.draw(state, extra, uniform, precision=precision, ends=net.config.ends)
-            return rearrange(found, "1 (n p) m -> n p m", p=draws)
+            return _Ahead(voc.of_written(net, rearrange(found, "1 (n p) m -> n p m", p=draws)), 1)
         extra = repeat(extra, "n d -> (n p) 1 d", p=draws)
         uniform = repeat(luck[x.steps], "p m -> (n p) 1 m", n=n)
-        before = rearrange(x.tokens, "n p m -> (n p) m")
+        before = rearrange(x.at.states, "n p m -> (n p) m")
         found, _ = net.occupancy.lm.draw(
             before.clamp(max=end - 1), extra, uniform, precision=precision, ends=net.config.ends
         )
         over = (before == end).any(1)[:, None]
-        return rearrange(torch.where(over, torch.full_like(before, end), found[:, 0]), "(n p) m -> n p m", p=draws)
+        found = rearrange(found[:, 0].masked_fill(over, end), "(n p) m -> n p m", p=draws)
+        return _Ahead(voc.of_written(net, found), x.steps + 1)
 
     def start(n: int) -> _Ahead:
-        return _Ahead(repeat(state, "1 m -> n p m", n=n, p=draws), 0)
+        return _Ahead(voc.Drawn(repeat(state, "1 m -> n p m", n=n, p=draws), torch.zeros(n, draws, device=device)), 0)
 
     def step(x: _Ahead, actions: Float[Tensor, "n a"]) -> _Ahead:
         told = voc.Told(torch.zeros(len(actions), device=device), _does(net, actions[:, None], None))
-        return _Ahead(drawn(x, told, len(actions)), x.steps + 1)
+        return drawn(x, told, len(actions))
 
     def reward(x: _Ahead) -> Float[Tensor, " n"]:
-        return reduce(net.rewards(rearrange(x.tokens, "n p m -> (n p) m")), "(n p) -> n", "mean", p=draws)
+        return x.at.rewards.mean(1)
 
     def value(x: _Ahead) -> Float[Tensor, " n"]:
-        n = len(x.tokens)
-        far = drawn(x, voc.Told(torch.full((n,), gamma, device=device)), n)
-        return reward(_Ahead(far, x.steps + 1)) / (1 - gamma)
+        n = len(x.at.states)
+        return reward(drawn(x, voc.Told(torch.full((n,), gamma, device=device)), n)) / (1 - gamma)
 
     return torch.no_grad()(lookahead(start, step, reward, value, gamma))
 

@@ -3,9 +3,10 @@
 python studies/voc_values.py DATA --out runs/values [--minutes 20] [--tokenizer-minutes 6] [--tokenizers vqvae mae]
                              [--gammas 0.8 0.9 0.95] [--states 120] [--samples 16] [--write docs/results.md] [--json]
 
-DATA are episodes (`maskworld data make control-cheetah DATA --episodes 120 --policy all`). For each tokenizer a model
-is trained by generative TD (10 steps, whole distributions); for the first, two more of the same size for the same
-minutes: by Monte Carlo, and one step ahead alone (discount 0). They are asked for values of states of held-out
+DATA are episodes (`maskworld data make control-cheetah DATA --episodes 240 --policy all`). For each tokenizer a model
+is trained by generative TD (10 steps, whole distributions) that writes the reward of each state before it; for the
+first, three more of the same size for the same minutes: by Monte Carlo; one step ahead alone (discount 0); and by TD
+as in the paper, without rewards, which are read from what is drawn. They are asked for values of states of held-out
 episodes; the one-step model is unrolled until 5 % of the return are left. What is done is kept in --out, and nothing
 is done twice.
 
@@ -32,7 +33,8 @@ from maskworld.recipes.voc_episodes import voc_episodes
 from maskworld.train import STATE, Recipe, train
 from maskworld.world import load
 
-ARMS = ("td", "mc", "onestep")
+ARMS = ("td", "mc", "onestep", "paper")
+READ = "rewards read from draws"
 
 # -- training -------------------------------------------------------------------------------------
 
@@ -55,9 +57,13 @@ def model(options: argparse.Namespace, kind: str, arm: str) -> Path:
     run = options.out / f"{kind}-{arm}"
     if (run / "done").exists():
         return run
-    gammas = (0.0,) if arm == "onestep" else tuple(options.gammas)
-    td = {"td": voc.TD(steps=10), "mc": voc.TD(steps=None), "onestep": voc.TD(steps=1)}[arm]
-    recipe = voc_episodes(options.data, str(of), dataclasses.replace(options.config, gammas=gammas), td)
+    td = {"mc": voc.TD(steps=None), "onestep": voc.TD(steps=1)}.get(arm, voc.TD(steps=10))
+    config = dataclasses.replace(
+        options.config,
+        gammas=(0.0,) if arm == "onestep" else tuple(options.gammas),
+        reward_bins=0 if arm == "paper" else options.reward_bins,
+    )
+    recipe = voc_episodes(options.data, str(of), config, td)
     return trained(recipe, run, options.minutes)
 
 
@@ -82,11 +88,16 @@ def asked(options: argparse.Namespace, kind: str) -> dict[str, Any]:
         subjects["td"], subjects.get("mc"), subjects.get("onestep"), states=options.states, samples=options.samples,
         precision=fast_precision("cpu"),
     )  # fmt: skip
-    judged = returns.evaluate(asked, held, before, options.gammas)
+    judged = [returns.as_dict(one) for one in returns.evaluate(asked, held, before, options.gammas)]
+    if "paper" in subjects:
+        asked = dataclasses.replace(asked, model=subjects["paper"], monte_carlo=None, one_step=None)
+        for one, other in zip(judged, returns.evaluate(asked, held, before, options.gammas), strict=True):
+            rows = {"model": one["rows"].pop("model"), READ: returns.as_dict(other)["rows"]["model"]}
+            one["rows"] = rows | one["rows"]
     row = {
         "tokenizer": kind,
         "steps": {arm: checkpoint.read_about(run / checkpoint.MODEL)["step"] for arm, run in runs.items()},
-        "judged": [returns.as_dict(one) for one in judged],
+        "judged": judged,
     }
     found.write_text(json.dumps(row))
     return row
@@ -132,6 +143,7 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=512)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--reward-bins", type=int, default=64)
     parser.add_argument("--states", type=int, default=120)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--only", help="train this model alone, such as vqvae-td, and ask nothing")

@@ -102,8 +102,11 @@ def coded(net: voc.VOC, episode: Episode) -> Episode:
 
 @pytest.fixture(scope="module")
 def net() -> voc.VOC:
+    return fitted(model())
+
+
+def fitted(net: voc.VOC) -> voc.VOC:
     """Trained for a few seconds."""
-    net = model()
     rewards = torch.cat([torch.from_numpy(one.rewards[1:]) for one in EPISODES])
     net.begin(rewards, bootstraps=False)
     data, objective = Transitions([coded(net, one) for one in EPISODES], 1, AHEAD), voc.objective(voc.TD(steps=None))
@@ -163,6 +166,20 @@ def test_the_value_of_an_action_is_the_true_one(net: voc.VOC) -> None:
     exact, _ = truth()
     assert (q - exact).abs().max() < 0.45  # of values from 1.2 to 3.8
     assert ((q[:, 1] - q[:, 0]) > 0.3 * (exact[:, 1] - exact[:, 0])).all()
+
+
+def test_where_rewards_are_written_the_value_of_an_action_needs_no_draw() -> None:
+    """The true one, the same whatever the luck; and plans that are rolled out know where to go."""
+    net = fitted(model(reward_bins=4))
+    actions = torch.tensor([-0.5, 0.5]).expand(PLACES, 2)[..., None]
+    gamma = torch.full((PLACES,), GAMMA)
+    q, again = (control.mean_rewards(net, states(net), actions, gamma, 1, Rng.of(i, batch=PLACES)) for i in (0, 1))
+    assert torch.equal(q, again)
+    exact, _ = truth()
+    assert (q / (1 - GAMMA) - exact).abs().max() < 0.45
+    cost = control.mpc_cost(net, states(net)[1:2], GAMMA, 2, 16, Rng.of(0))
+    left, right = cost(torch.tensor([-0.5, 0.5]).expand(2, 2).T[..., None])
+    assert right < left - 0.5
 
 
 def test_reading_a_state_once_changes_nothing(net: voc.VOC) -> None:
@@ -230,7 +247,7 @@ def test_where_all_is_over_nothing_comes_any_more() -> None:
         net.occupancy.lm.norm.weight[:] = 0
     logits = torch.full((net.config.vocab + 1,), -50.0)
     logits[-1] = 50.0
-    net.occupancy.lm.logits = lambda x: logits.expand(*x.shape[:-1], -1)  # type: ignore[method-assign]
+    net.occupancy.lm.logits = lambda x, lead=False: logits.expand(*x.shape[:-1], -1)  # type: ignore[method-assign]
     cost = control.mpc_cost(net, states(net)[:1], GAMMA, 3, 2, Rng.of(0))
     assert torch.equal(cost(torch.zeros(4, 3, 1)), torch.zeros(4))
 

@@ -292,6 +292,7 @@ FAMILIES: dict[str, Callable[[], Family]] = {
     "voc sample": lambda: voc_family(td=voc.TD(steps=1, loss="sample")),
     "voc actions": lambda: voc_family("vqvae", actions=3, gammas=(0.0, 0.5, 0.9), p_untold=0.5),
     "voc Monte Carlo, policies": lambda: voc_family(td=voc.TD(steps=None), policies=3, p_untold=0.5),
+    "voc rewards": lambda: voc_family(reward_bins=3),
     "voc gpt2": lambda: voc_family(
         td=voc.TD(steps=1, loss="sample", context=1.0, top_k=2, dropout=True),
         gammas=(0.8,),

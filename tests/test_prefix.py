@@ -105,6 +105,53 @@ def test_places_are_frame_row_and_column() -> None:
     torch.testing.assert_close(made.angles, made.rotary.angles(torch.tensor(want).float()[None]))
 
 
+# -- a token before the others ----------------------------------------------------------------------
+
+LEADS = 3
+
+
+def test_the_lead_is_written_first_and_told_to_the_others() -> None:
+    made, state = net(leads=LEADS), states(1)
+    other = torch.cat([torch.tensor([[2]]), states(1, 5)], dim=1)
+    logits = made(made.read(state), state, None, other)
+    assert logits.shape == (1, NUM + 1, VOCAB + 1)
+    never = logits[0, 0] == -1e9
+    assert never.tolist() == [LEADS <= i < VOCAB for i in range(VOCAB + 1)] and bool((logits[0, 1:] > -100).all())
+    for i in range(NUM + 1):
+        changed = other.clone()
+        changed[:, i] = (changed[:, i] + 1) % LEADS
+        moved = (made(made.read(state), state, None, changed) - logits).abs().amax((0, 2)) > 1e-6
+        assert moved.tolist() == [j > i for j in range(NUM + 1)], f"token {i}"
+    # the first of them alone are the first of them all
+    torch.testing.assert_close(made(made.read(state), state, None, other[:, :1]), logits[:, :1])
+    # its values are told apart, the end among them
+    first = [made(made.read(state), state, None, other.index_fill(1, torch.tensor(0), x))[:, 1] for x in (0, 1, VOCAB)]
+    assert all((a - b).abs().max() > 1e-4 for a, b in zip(first, first[1:] + first[:1], strict=True))
+
+
+def test_leads_are_drawn_as_often_as_their_probabilities_say_and_what_follows_follows_them() -> None:
+    made, state = net(leads=LEADS), states(1)
+    tokens, logits = made.draw(state, None, numbers(1, DRAWS, NUM + 1), keep_logits=True)
+    assert logits is not None
+    with torch.no_grad():
+        again = made(
+            made.read(state.expand(DRAWS, -1)), state.expand(DRAWS, -1), None, tokens[0]
+        )  # what the draw saw is what is computed all at once
+        torch.testing.assert_close(logits[0], again, atol=1e-4, rtol=1e-4)
+    p = again[0, 0].double().softmax(-1)
+    there = [*range(LEADS), VOCAB]
+    count = torch.bincount(tokens[0, :, 0], minlength=VOCAB + 1).double()
+    assert count[LEADS:VOCAB].sum() == 0
+    assert stats.chisquare(count[there], DRAWS * p[there] / p[there].sum()).pvalue > 1e-3
+    assert int(made.draw(state, None, numbers(1, 200, NUM + 1), ends=False)[0][..., 0].max()) < LEADS
+
+
+def test_leads_are_refused_where_they_cannot_be() -> None:
+    for wrong in ({"leads": VOCAB + 1}, {"leads": -1}, {"leads": 1, "gpt2": True}):
+        with pytest.raises(ValueError, match="a first token of"):
+            net(**wrong)
+
+
 # -- GPT-2 ------------------------------------------------------------------------------------------
 
 

@@ -501,7 +501,87 @@ def test_actions_and_discounts_are_heard() -> None:
     torch.testing.assert_close(found[1], found[2])  # not told at all, or NaN
 
 
-# -- values -------------------------------------------------------------------------------------------
+# -- rewards that are written -----------------------------------------------------------------------
+
+BINS = 5
+
+
+def test_bins_of_rewards_keep_their_mean_and_few_values_exactly() -> None:
+    made, generator = net(reward_bins=BINS), torch.Generator().manual_seed(0)
+    rewards = torch.randn(3001, generator=generator).exp()
+    made.begin(rewards, bootstraps=False)
+    into = made.binned(rewards)
+    assert torch.bincount(into, minlength=BINS).min() >= 600
+    torch.testing.assert_close(made.reward_values[into].mean(), rewards.mean(), atol=1e-5, rtol=1e-5)
+    assert (made.reward_values.diff() > 0).all()
+    for few in ([0.0, 1.0], [-2.0, 0.0, 0.5, 7.0], [3.0]):
+        some = torch.tensor(few)[torch.randint(0, len(few), (200,), generator=generator) % len(few)]
+        some[:1] = few[-1]
+        made.begin(some, bootstraps=False)
+        torch.testing.assert_close(made.reward_values[made.binned(some)], some)
+
+
+@pytest.mark.parametrize("steps", [2, None])
+def test_the_reward_of_arriving_is_written_before_the_state(steps: int | None) -> None:
+    """That of the frame which is drawn, the end's at the end, and the slow copy's own where it draws."""
+    b = 300
+    made = net(stack=2, gammas=(0.7,), reward_bins=BINS)
+    made.begin(torch.arange(5.0).repeat(9), bootstraps=True)
+    assert made.reward_values.tolist() == [0, 1, 2, 3, 4]
+    one = dataclasses.replace(ended(clip(b, 5), 4, True), rewards=torch.arange(5.0).expand(b, 5))
+    found = voc.written(made, voc.TD(steps=steps), one, told(b, 0.7), Rng.of(0, batch=b))
+    assert found.tokens.shape == (b, 5)
+    lead, last, end = found.tokens[:, 0], found.tokens[:, 3], (found.tokens == VOCAB).all(1)
+    real = ~end & ~found.drawn
+    assert (lead[real] == last[real]).all()  # the first code of frame i is i, and so is its reward
+    assert set(last[real].tolist()) == ({2, 3} if steps else {2, 3, 4})
+    assert end.any() == (steps is None) and found.drawn.any() == (steps is not None)
+    if found.logits is not None:
+        p = found.logits[found.drawn].softmax(-1)
+        assert p.shape[1] == 5 and (p[:, 0, BINS:VOCAB] == 0).all() and lead[found.drawn].max() <= VOCAB
+    terms = ask(made, voc.TD(steps=steps), one)
+    assert set(terms) == {"occupancy", "arrival", "reward"} and (terms["arrival"] > 0).all()
+    with pytest.raises(ValueError, match="writes the reward of each state; the clip has none"):
+        ask(made, voc.TD(steps=steps), clip(b, 5))
+
+
+def test_a_value_without_draws_is_the_mean_of_those_with() -> None:
+    """The distribution of the first token, and the rewards that come with 4,000 draws; for several things told of one
+    state as for each alone."""
+    made = net(gammas=(0.0, 0.8), actions=2, reward_bins=BINS)
+    made.begin(torch.tensor([-1.0, 0.0, 2.0, 3.0, 9.0]), bootstraps=False)
+    states = torch.randint(0, VOCAB, (3, NUM), generator=torch.Generator().manual_seed(0))
+    does = torch.randn(3, 2, generator=torch.Generator().manual_seed(1))
+    found = voc.value(made, states, told(3, 0.8, does), 1, Rng.of(0, batch=3))
+    many = voc.drawn(made, states, told(3, 0.8, does), 4000, Rng.of(0, batch=3))
+    assert many.states.shape == (3, 4000, NUM)
+    error = many.rewards.std(1) / math.sqrt(4000) / 0.2
+    assert ((many.rewards.mean(1) / 0.2 - found.mean).abs() < 4 * error).all() and (error > 0.01).all()
+    assert (found.error == 0).all()
+    alone = voc.value(made, states[1:2], told(1, 0.8, does[1:2]), 1, Rng.of(0))
+    torch.testing.assert_close(alone.mean, found.mean[1:2])
+    both = voc.expected(made, states, voc.Told(torch.tensor([0.8, 0.0]).repeat(3), does.repeat_interleave(2, 0)))
+    torch.testing.assert_close(both.mean[0::2], found.mean)
+    near = voc.value(made, states, told(3, 0.0, does), 1, Rng.of(0, batch=3))
+    torch.testing.assert_close(both.mean[1::2], near.mean)
+    # one step, unrolled once, is the value at discount 0; and what has ended is worth nothing
+    once = voc.unrolled(made, states, 0.0, 1, 4000, Rng.of(0, batch=3))
+    untold = voc.value(made, states, told(3, 0.0), 1, Rng.of(0, batch=3))
+    assert ((once.mean - untold.mean).abs() < 4 * once.error).all()
+    gone = voc.of_written(made, torch.full((1, 2, NUM + 1), VOCAB))
+    assert (gone.rewards == 0).all() and (gone.states == VOCAB).all()
+
+
+def test_what_cannot_write_rewards_is_refused() -> None:
+    for wrong in ({"reward_bins": VOCAB + 1}, {"reward_bins": -1}, {"reward_bins": 2, "gpt2": True}):
+        with pytest.raises(ValueError, match="rewards have at most as many values"):
+            net(**wrong)
+    made = net(reward_bins=BINS)
+    with pytest.raises(ValueError, match=r"learnt 0\.8 alone"):
+        voc.value(made, torch.zeros(1, NUM, dtype=torch.long), told(1, 0.9), 1, Rng.of(0))
+
+
+# -- values -----------------------------------------------------------------------------------------
 
 
 def test_a_constant_reward_is_worth_its_sum() -> None:
@@ -685,19 +765,26 @@ def test_the_presets_are_as_large_as_they_say() -> None:
 # -- a chain whose occupancy is known -------------------------------------------------------------------
 
 
-def learnt(td: voc.TD, gamma: float, states: int = 8, steps: int = 300, batch: int = 256, lr: float = 4e-3) -> float:
-    """Train on a chain of states of two tokens; total variation of what was learnt to (1 - g) P (I - g P)^-1."""
+def digits(s: Tensor) -> Tensor:
+    """A state of the chain, as two tokens."""
+    return torch.stack([s // 4, s % 4], dim=-1)
+
+
+def on_chain(
+    td: voc.TD, gamma: float, rewards: Tensor, steps: int = 300, batch: int = 256, lr: float = 4e-3, **changes
+) -> voc.VOC:
+    """Trained on a chain of 8 states, each of which has its reward."""
+    states = len(rewards)
     p = chain(states, 5)
     torch.manual_seed(0)
     config = voc.tiny(
-        size=2, channels=1, vocab=4, grid=GRID, dim_code=4, gammas=(gamma,), dim=32, depth=1, ends=False
+        size=2, channels=1, vocab=4, grid=GRID, dim_code=4, gammas=(gamma,), dim=32, depth=1, ends=False, **changes
     )  # fmt: skip
     made = voc.VOC(config, Codes(4))
-    made.begin(torch.zeros(2), bootstraps=True)
+    made.begin(rewards, bootstraps=True)
     made.train()
     weights = list(made.occupancy.parameters())
     optimiser = torch.optim.AdamW(weights, lr=lr, weight_decay=0.0, fused=True)
-    digits = lambda s: torch.stack([s // 4, s % 4], dim=-1)
     generator = torch.Generator().manual_seed(0)
     state = torch.arange(batch) % states
     for step in range(steps):
@@ -705,22 +792,38 @@ def learnt(td: voc.TD, gamma: float, states: int = 8, steps: int = 300, batch: i
             p.cumsum(1)[state], torch.rand(batch, 1, generator=generator, dtype=torch.float64)
         )[:, 0].clamp(max=states - 1)
         frames = digits(torch.stack([state, following], dim=1)).float()[:, None, :, None, None]
-        one = Clip(frames, torch.arange(2).expand(batch, 2))
+        of = rewards[torch.stack([state, following], dim=1)]
+        one = Clip(frames, torch.arange(2).expand(batch, 2), rewards=of)
         optimiser.param_groups[0]["lr"] = lr * (1 + math.cos(math.pi * step / steps)) / 2
         sum(term.mean() for term in ask(made, td, one, mix(step)).values()).backward()  # type: ignore[union-attr]
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
         optimiser.zero_grad()
-    made.eval()
+    return made.eval()
+
+
+def learnt(td: voc.TD, gamma: float, **changes) -> float:
+    """Total variation of what was learnt of a chain to (1 - g) P (I - g P)^-1."""
+    states = 8
+    made = on_chain(td, gamma, torch.zeros(states), **changes)
     first, then = digits(torch.arange(states).repeat_interleave(states)), digits(torch.arange(states).repeat(states))
     with torch.no_grad():
         log_p = made.occupancy(first, told(len(first), gamma), then)[0].log_softmax(-1)
     found = log_p.gather(-1, then[..., None])[..., 0].sum(1).exp().double().view(states, states)
-    return float((0.5 * (found - occupancy(p, gamma)).abs().sum(1)).mean())
+    return float((0.5 * (found - occupancy(chain(states, 5), gamma)).abs().sum(1)).mean())
 
 
 def test_generative_td_finds_the_occupancy_of_a_chain() -> None:
     assert learnt(voc.TD(steps=1, tau=0.1), 0.8) < 0.06
+
+
+def test_generative_td_finds_the_values_of_a_chain_without_a_draw() -> None:
+    """Of rewards that are written before the states: (I - g P)^-1 P r, to a quarter of how far values lie apart."""
+    rewards, gamma = torch.tensor([0.0, 1.0, 4.0, -2.0, 0.0, 1.0, 4.0, -2.0]), 0.8
+    made = on_chain(voc.TD(steps=1, tau=0.1), gamma, rewards, reward_bins=4)
+    found = voc.value(made, digits(torch.arange(8)), told(8, gamma), 1, Rng.of(0, batch=8)).mean
+    truth = (occupancy(chain(8, 5), gamma) @ rewards.double() / (1 - gamma)).float()
+    assert (found - truth).square().mean().sqrt() < 0.25 * truth.std()
 
 
 @pytest.mark.parametrize("fault", [{"temperature": 0.9}, {"top_k": 2}])

@@ -108,8 +108,9 @@ def fit_command(
 def _network(fitting: Fitting) -> tuple[voc.Config, voc.TD]:
     """Refuses what makes no network, before anything is trained."""
     config = voc.Config(
-        stack=fitting.stack, dim=fitting.dim, depth=fitting.depth, heads=fitting.heads, gammas=fitting.gammas
-    )
+        stack=fitting.stack, dim=fitting.dim, depth=fitting.depth, heads=fitting.heads, gammas=fitting.gammas,
+        reward_bins=fitting.reward_bins,
+    )  # fmt: skip
     if fitting.td_steps < 0:
         raise ValueError(f"--td-steps {fitting.td_steps}: 1 or more real steps, or 0 for all there are")
     return config, voc.TD(steps=fitting.td_steps or None)
@@ -228,7 +229,7 @@ def _resumed(out: Path, fitting: Fitting, of: dict[str, Any]) -> _Fit:
     try:
         held = json_.loads(path.read_text(encoding="utf-8"))
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in held["fitting"].items()}
-        fit = _Fit(path, Fitting(**values), held["data"], held["spent"], held["done"])
+        fit = _Fit(path, Fitting(**{"reward_bins": 0, **values}), held["data"], held["spent"], held["done"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from None
     if fit.data != of:

@@ -192,10 +192,13 @@ class PrefixLM(nn.Module):
 
     vocab     tokens there are
     ends      whether one more may be written, which no state holds: the end of all things, number `vocab`
+    leads     values of one more token, which is written before the others and told to them, and which no state holds;
+              0: there is none. Its end is number `vocab`, too
     gpt2      GPT-2's layers, positions and tied embeddings; the state is read causally, too, and its last token is
               what the first written one follows. Nothing can be told then.
     dropout   of features, and of attention
-    Raises ValueError for heads that do not divide the width, or into channels that cannot be turned on three axes.
+    Raises ValueError for heads that do not divide the width, or into channels that cannot be turned on three axes;
+    for more leads than the vocabulary has tokens, and for any with GPT-2's layers.
     """
 
     def __init__(
@@ -208,6 +211,7 @@ class PrefixLM(nn.Module):
         num_heads: int,
         *,
         ends: bool = True,
+        leads: int = 0,
         gpt2: bool = False,
         dropout: tuple[float, float] = (0.0, 0.0),
         positions: int = 1024,
@@ -215,9 +219,12 @@ class PrefixLM(nn.Module):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"{num_heads} heads do not divide a width of {dim}")
+        if not 0 <= leads <= (0 if gpt2 else vocab):
+            raise ValueError(f"a first token of {leads} values, beside {vocab} tokens" + gpt2 * ", in GPT-2's layers")
         rows, columns = grid
         self.num_tokens = stack * rows * columns
-        self.vocab, self.num_out, self.gpt2 = vocab, vocab + ends, gpt2
+        self.num_written = self.num_tokens + (leads > 0)
+        self.vocab, self.num_out, self.leads, self.gpt2 = vocab, vocab + ends, leads, gpt2
         self.dropout_features, self.dropout_attention = dropout
         kind = GPT2Layer if gpt2 else Layer
         self.layers = nn.ModuleList([kind(dim, num_heads, depth, self.dropout_features) for _ in range(depth)])
@@ -230,18 +237,21 @@ class PrefixLM(nn.Module):
             for embedding in (self.embed, self.position):
                 nn.init.normal_(embedding.weight, std=0.02)
             return
-        self.embed = nn.Embedding(vocab + 2, dim)  # the end, and what stands before the first written token
-        self.position = nn.Embedding(2 * self.num_tokens, dim)
+        # After the vocabulary: the end, what stands before the first written token, and the leads.
+        self.embed = nn.Embedding(vocab + 2 + leads, dim)
+        self.position = nn.Embedding(self.num_tokens + self.num_written, dim)
         for embedding in (self.embed, self.position):
             nn.init.normal_(embedding.weight, std=0.5)
         self.norm = nn.RMSNorm(dim)
-        self.head = nn.Linear(dim, self.num_out, bias=False)
+        self.head = nn.Linear(dim, self.num_out + leads, bias=False)
         nn.init.normal_(self.head.weight, std=0.02)
         self.rotary = Rotary(dim // num_heads, (2.0 * stack, float(max(rows, 2)), float(max(columns, 2))))
         place = torch.cartesian_prod(torch.arange(2 * stack), torch.arange(rows), torch.arange(columns)).float()
+        if leads:  # it lies where the first token that follows it does
+            place = torch.cat([place[: self.num_tokens + 1], place[self.num_tokens :]])
         self.register_buffer("angles", self.rotary.angles(place[None]), persistent=False)
 
-    # Both are read and written with one list of positions: first the state, then the other.
+    # Both are read and written with one list of positions: first the state, then the other, its lead first.
 
     def read(self, state: Int[Tensor, "b n"], last: bool = False) -> Read:
         """What every layer keeps of a state; and, if it is asked for, what comes out of the `last` one."""
@@ -274,9 +284,12 @@ class PrefixLM(nn.Module):
         told: Float[Tensor, "b d"] | None,
         other: Int[Tensor, "b m"],
     ) -> Float[Tensor, "b m v"]:
-        """Logits of every token of another state, given those before it."""
+        """Logits of every token of another state, or of the first m of them, given those before it. Where there is a
+        lead it comes first, and what it cannot be has a logit of -1e9."""
         before = torch.cat([self._begin(state), other[:, :-1]], dim=1)
         m = before.shape[1]
+        if self.leads and m > 1:
+            before[:, 1] = self._of_lead(before[:, 1])
         first = self.num_tokens - self.gpt2
         x = self.embed(before) + self.position.weight[first : first + m]
         if told is not None:
@@ -289,13 +302,24 @@ class PrefixLM(nn.Module):
             q, k, v = layer.project(x, angles)  # type: ignore[operator]
             k, v = torch.cat([read.keys[i].to(k.dtype), k], dim=1), torch.cat([read.values[i].to(v.dtype), v], dim=1)
             x = layer.join(x, self._attend(q, k, v, mask))  # type: ignore[operator]
+        if self.leads:
+            return torch.cat([self.logits(x[:, :1], lead=True), self.logits(x[:, 1:])], dim=1)
         return self.logits(x)
 
-    def logits(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b v"]:
+    def logits(self, x: Float[Tensor, "*b d"], lead: bool = False) -> Float[Tensor, "*b v"]:
         """In float32 whatever the layers compute in: a rounded logit is a sharpened or blurred distribution."""
         with torch.autocast(x.device.type, enabled=False):
-            weight = self.embed.weight if self.gpt2 else self.head.weight
-            return F.linear(self.norm(x.float()), weight.float())
+            weight = (self.embed.weight if self.gpt2 else self.head.weight).float()
+            x = self.norm(x.float())
+            if not lead:
+                return F.linear(x, weight[: self.num_out])
+            ends = F.linear(x, weight[self.vocab : self.num_out])
+            never = ends.new_full((*x.shape[:-1], self.vocab - self.leads), -1e9)
+            return torch.cat([F.linear(x, weight[self.num_out :]), never, ends], dim=-1)
+
+    def _of_lead(self, lead: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+        """Where its value is embedded."""
+        return torch.where(lead == self.vocab, lead, lead + self.vocab + 2)
 
     def _begin(self, state: Int[Tensor, "b n"]) -> Int[Tensor, "b 1"]:
         return state[:, -1:] if self.gpt2 else torch.full_like(state[:, :1], self.vocab + 1)
@@ -351,7 +375,7 @@ class PrefixLM(nn.Module):
         keep_logits: bool,
     ) -> tuple[Int[Tensor, "b k m"], Float[Tensor, "b k m v"] | None]:
         (b, num, m), device = uniform.shape, state.device
-        assert m == self.num_tokens, f"{m} numbers for {self.num_tokens} tokens"
+        assert m == self.num_written, f"{m} numbers for {self.num_written} tokens"
         read = self._read(state, False, multiply)
         caches = [_Cache(k, v, num, m) for k, v in zip(read.keys, read.values, strict=True)]
         rows, chances = b * num, uniform.flatten(0, 1).T.contiguous()
@@ -361,6 +385,7 @@ class PrefixLM(nn.Module):
         first = self.num_tokens - self.gpt2
         extra = None if told is None else told.flatten(0, 1)
         for i in range(m):
+            lead = i == 0 and self.leads > 0
             x = self.embed(before) + self.position.weight[first + i]
             if extra is not None:
                 x = x + extra
@@ -371,11 +396,13 @@ class PrefixLM(nn.Module):
                 cache.keep(i, k, v)
                 seen = cache.look(i, q, self.dropout_attention if self.training else 0.0)
                 x = layer.join(x, seen, multiply)  # type: ignore[operator]
-            logits = self.logits(x[:, 0])
+            logits = self.logits(x[:, 0], lead)
             if not ends:
                 logits = logits[:, : self.vocab]
             before = _pick(logits, chances[i], temperature, top_k)
             written[:, i] = before
+            if lead:
+                before = self._of_lead(before)
             if found is not None:
                 found[:, i] = logits
         tokens = rearrange(written, "(b k) m -> b k m", b=b)

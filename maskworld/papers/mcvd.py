@@ -61,6 +61,7 @@ class Config:
     told: bool = False
     partial: bool = False
     context_noise: float = 0.0
+    nearest_worn: bool = False
 
     def __post_init__(self) -> None:
         if self.current < 1 or self.past < 0 or self.future < 0:
@@ -189,13 +190,24 @@ def _worn(config: Config, context: Tensor, rng: Rng) -> Tensor:
     """Context as a roll-out's own frames are: not quite right.
 
     differs: half of the examples see their context under noise of a deviation up to `context_noise`, so that small
-    errors of the blocks before are mended and not handed on. Nothing is added when sampling.
+    errors of the blocks before are mended and not handed on. With `nearest_worn` that is asked of each side by itself,
+    and only its nearest 1..n frames are worn, as when they were drawn and those beyond are real: what a thing looks
+    like is learnt from the far ones, and where it goes from the near. See `Sampling.worn` for what is done then.
     """
     if not config.context_noise:
         return context
-    often, strength = rng.uniform((2, 1, 1, 1, 1), context.device).unbind(1)
-    strength = torch.where(often < 0.5, 0.0, strength * config.context_noise)
-    return context + strength * noise.gaussian(context, rng)
+    if not config.nearest_worn:
+        often, strength = rng.uniform((2, 1, 1, 1, 1), context.device).unbind(1)
+        strength = torch.where(often < 0.5, 0.0, strength * config.context_noise)
+        return context + strength * noise.gaussian(context, rng)
+    often, strength, length = rng.uniform((3, 2), context.device).unbind(1)
+    sides = []
+    for side, n in ((0, config.past), (1, config.future)):
+        distance = torch.arange(n, device=context.device)  # from the block, in frames
+        near = (distance.flip(0) if side == 0 else distance) < 1 + (length[:, side, None] * n).floor()
+        sides.append(torch.where(near & (often[:, side, None] < 0.5), strength[:, side, None], 0.0))
+    worn = torch.cat(sides, dim=1)[:, :, None, None, None] * config.context_noise
+    return context + worn * noise.gaussian(context, rng)
 
 
 @functools.cache
@@ -224,6 +236,8 @@ class Sampling:
     clip           keep the estimate of the clean frames within [-1, 1]
     denoise_label  one more call after the last step, told a label that is too noisy: the original's way when it
                    takes fewer steps than it was trained with, kept because published numbers include it
+    worn           the deviation of the noise under which frames that were drawn are seen when they are context: it
+                   hides their small errors from a network that was trained with `Config.nearest_worn`
     precision      the type in which the network computes
     on_call        told (done, total) after each call of the network
     """
@@ -232,6 +246,7 @@ class Sampling:
     solver: solve.Solver | None = None
     clip: bool = True
     denoise_label: bool = False
+    worn: float = 0.0
     precision: torch.dtype = torch.float32
     on_call: Callable[[int, int], None] | None = None
 
@@ -375,7 +390,7 @@ def fill(net: MCVD, sampling: Sampling = Sampling()) -> Fill:
                 place = torch.tensor(members, device=out.device)
                 frames, keep = given[place], pixels[place].expand(-1, -1, c, h, w).clone()
                 for block in plans[row]:
-                    _fill_block(draw_block, block, frames, keep, rng[members])
+                    _fill_block(draw_block, block, frames, keep, row, rng[members])
                 out[place] = frames
         out = torch.where(pixels, clip.frames[:, 0], out.clamp(-1, 1))
         return dataclasses.replace(clip, frames=out[:, None])
@@ -383,8 +398,11 @@ def fill(net: MCVD, sampling: Sampling = Sampling()) -> Fill:
     return run
 
 
-def _fill_block(draw: BlockSampler, block: Block, frames: Tensor, keep: Tensor, rng: Rng) -> None:
-    """Draw one block and write it into `frames`, except where `keep` says that a pixel was given or filled."""
+def _fill_block(
+    draw: BlockSampler, block: Block, frames: Tensor, keep: Tensor, given: Sequence[bool], rng: Rng
+) -> None:
+    """Draw one block and write it into `frames`, except where `keep` says that a pixel was given or filled. `given`
+    are the frames that were known from the start."""
     b, t, c, h, w = frames.shape
     config = draw.net.config
     slots = block.past + block.future
@@ -393,6 +411,10 @@ def _fill_block(draw: BlockSampler, block: Block, frames: Tensor, keep: Tensor, 
         if i is not None:
             context[:, n] = frames[:, i]
     shown = torch.tensor([i is not None for i in slots], device=frames.device).expand(b, -1)
+    drawn_before = torch.tensor([i is not None and not given[i] for i in slots], device=frames.device)
+    if draw.sampling.worn and bool(drawn_before.any()):
+        worn = draw.sampling.worn * drawn_before[:, None, None, None]
+        context = context + worn * noise.gaussian(context, rng)
     lo, hi = max(block.start, 0), min(block.start + config.current, t)
     inside = slice(lo - block.start, hi - block.start)
     fixed = frames.new_zeros(b, config.current, c, h, w)

@@ -9,6 +9,9 @@ and so it can be learnt by temporal differences (generative TD; Janner et al. 20
 written after a state is its real successor, with probability 1 - gamma, or else a draw of the model itself from there.
 The value of the state is the mean reward of what is drawn, over 1 - gamma: no roll-out.
 
+What is drawn may carry its reward (`reward_bins`, an extension): one token before those of the frames. The mean reward
+is then that of a distribution which the model holds itself, and a value needs no draw.
+
 A state is a stack of frames in a tokenizer's codes; the model is a transformer that reads one stack and writes another.
 The occupancy is that of whoever made the data, or, where an action is told, of doing that first.
 
@@ -69,6 +72,8 @@ class Config:
     p_untold         how often an action or a policy is not told in training, so that it need not be told later
     gpt2, dropout    the public code's transformer, and its dropout of features and of attention
     ends             whether it can be written that there is no more state
+    reward_bins      values of a token that is written before a state: the reward of arriving there; 0: none, and
+                     rewards are read from states, as in the paper
     """
 
     size: int = 64
@@ -88,6 +93,7 @@ class Config:
     gpt2: bool = False
     dropout: tuple[float, float] = (0.0, 0.0)
     ends: bool = True
+    reward_bins: int = 0
 
     def __post_init__(self) -> None:
         for gamma in self.gammas:
@@ -96,11 +102,21 @@ class Config:
             raise ValueError(f"at least one discount and one frame in a state, not {self.gammas} and {self.stack}")
         if self.gpt2 and (len(self.gammas) > 1 or self.actions or self.policies):
             raise ValueError("GPT-2's layers are told nothing: one discount, no actions, no policies")
+        if not 0 <= self.reward_bins <= (0 if self.gpt2 else self.vocab):
+            raise ValueError(
+                "rewards have at most as many values as there are codes, and none in GPT-2's layers, "
+                f"not {self.reward_bins}"
+            )
 
     @property
     def tokens(self) -> int:
         """Of a state."""
         return self.stack * self.grid[0] * self.grid[1]
+
+    @property
+    def written(self) -> int:
+        """Tokens of a draw: a state, and perhaps its reward before it."""
+        return self.tokens + (self.reward_bins > 0)
 
 
 def check_gamma(gamma: float) -> None:
@@ -131,7 +147,7 @@ class Occupancy(nn.Module):
         self.config = config
         self.lm = PrefixLM(
             config.vocab, config.grid, config.stack, config.dim, config.depth, config.heads,
-            ends=config.ends, gpt2=config.gpt2, dropout=config.dropout,
+            ends=config.ends, leads=config.reward_bins, gpt2=config.gpt2, dropout=config.dropout,
         )  # fmt: skip
         if not config.gpt2:
             self.gamma = nn.Sequential(nn.Linear(8, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim))
@@ -163,10 +179,10 @@ class Occupancy(nn.Module):
         return found
 
     def forward(
-        self, state: Int[Tensor, "b n"], told: Told, other: Int[Tensor, "b n"], own: bool = False
-    ) -> tuple[Float[Tensor, "b n v"], Float[Tensor, "b m w"] | None]:
-        """Logits of the other state's tokens; and, if asked, of the state's own but its first, where it is read
-        causally."""
+        self, state: Int[Tensor, "b n"], told: Told, other: Int[Tensor, "b m"], own: bool = False
+    ) -> tuple[Float[Tensor, "b m v"], Float[Tensor, "b l v"] | None]:
+        """Logits of what is written, token by token; and, if asked, of the state's own tokens but its first, where it
+        is read causally."""
         own = own and self.config.gpt2
         read = self.lm.read(state, last=own)
         found = self.lm(read, state, self.told(told), other)
@@ -181,6 +197,8 @@ class VOC(nn.Module):
 
     reward_mean: Tensor
     reward_std: Tensor
+    reward_edges: Tensor
+    reward_values: Tensor
     code_size: Tensor
 
     def __init__(self, config: Config, tokenizer: nn.Module):
@@ -213,6 +231,9 @@ class VOC(nn.Module):
         nn.init.zeros_(self.reward[-1].bias)  # type: ignore[arg-type]
         self.register_buffer("reward_mean", torch.zeros(()))
         self.register_buffer("reward_std", torch.ones(()))
+        if config.reward_bins:
+            self.register_buffer("reward_edges", torch.zeros(config.reward_bins - 1))
+            self.register_buffer("reward_values", torch.zeros(config.reward_bins))
         self.register_buffer("code_size", torch.ones(()))
 
     def begin(self, rewards: Float[Tensor, " n"], bootstraps: bool) -> None:
@@ -222,11 +243,28 @@ class VOC(nn.Module):
         """
         self.reward_mean.fill_(rewards.mean())
         self.reward_std.fill_(rewards.std(correction=0))
+        if self.config.reward_bins:
+            self._bin(rewards.to(self.reward_edges))
         some = torch.linspace(0, self.config.vocab - 1, min(self.config.vocab, 4096)).round().long()
         of: Tokenizer = self.tokenizer  # type: ignore[assignment]
         vectors = of.vectors(some[:, None, None].to(self.code_size.device)).float()
         self.code_size.fill_(vectors.square().mean().sqrt())
         self.target = copy.deepcopy(self.occupancy).eval().requires_grad_(False) if bootstraps else None
+
+    def _bin(self, rewards: Float[Tensor, " n"]) -> None:
+        """Bins with equally many of these rewards, each worth the mean of its own: the mean of all is kept."""
+        bins = self.config.reward_bins
+        order = rewards.sort().values
+        self.reward_edges.copy_(order[torch.arange(1, bins, device=order.device) * (len(order) - 1) // bins])
+        into = self.binned(rewards)
+        total = torch.zeros(bins, dtype=torch.float64, device=order.device).index_add_(0, into, rewards.double())
+        count = torch.bincount(into, minlength=bins)
+        nearest = torch.cat([self.reward_edges, order[-1:]])  # of rewards that are all alike nothing is left to learn
+        self.reward_values.copy_(torch.where(count > 0, total / count, nearest))
+
+    def binned(self, rewards: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
+        """The token of each reward."""
+        return torch.bucketize(rewards.to(self.reward_edges), self.reward_edges)
 
     def train(self, mode: bool = True) -> VOC:
         super().train(mode)
@@ -313,13 +351,13 @@ class TD:
 class Written(NamedTuple):
     """What is to be written after each state.
 
-    tokens      of a real state, of a draw, or the end
+    tokens      of a real state, of a draw, or the end; before them, where it is written, the reward's
     logits      where they were drawn by the model: of every token; else zeros
     drawn       whether they were
     """
 
-    tokens: Int[Tensor, "b n"]
-    logits: Float[Tensor, "b n v"] | None
+    tokens: Int[Tensor, "b m"]
+    logits: Float[Tensor, "b m v"] | None
     drawn: Bool[Tensor, " b"]
 
 
@@ -370,11 +408,17 @@ def written(net: VOC, td: TD, clip: Clip, told: Told, rng: Rng) -> Written:
         rows = torch.arange(b, device=device)
         over_here = over & (clip.discounts[rows, s - 1 + real] == 0) if clip.discounts is not None else over
     data = k < real
-    tokens = stacked(codes, s - 1 + torch.where(data, 1 + k.clamp(max=clip.shape[2]), real), s)
+    last = s - 1 + torch.where(data, 1 + k.clamp(max=clip.shape[2]), real)
+    tokens = stacked(codes, last, s)
+    if config.reward_bins:
+        if clip.rewards is None:
+            raise ValueError("this model writes the reward of each state; the clip has none")
+        reward = net.binned(clip.rewards[torch.arange(b, device=device), last])
+        tokens = torch.cat([reward[:, None], tokens], dim=1)
     end = ~data & over_here
     tokens = torch.where(end[:, None], torch.full_like(tokens, config.vocab), tokens)
     drawn = ~data & ~over_here
-    uniform = rng.uniform((1, config.tokens), device)
+    uniform = rng.uniform((1, config.written), device)
     if td.steps is None or not bool(drawn.any()):
         return Written(tokens, None, torch.zeros_like(drawn))
     assert net.target is not None, "there is nothing to draw from: begin the training with VOC.begin"
@@ -385,7 +429,7 @@ def written(net: VOC, td: TD, clip: Clip, told: Told, rng: Rng) -> Written:
         does = clip.actions[goes_on, (s - 1 + real)[goes_on]].to(told.does)
         then = Told(then.gamma, torch.where(then.does.isfinite(), does, then.does))  # type: ignore[union-attr]
     net.target.train(td.dropout)
-    state = tokens[goes_on]
+    state = tokens[goes_on, -config.tokens :]
     extra = net.target.told(then)
     found, logits = net.target.lm.draw(
         state,
@@ -413,8 +457,9 @@ def _precision(device: torch.device) -> torch.dtype:
 
 
 def objective(td: TD = TD()) -> Objective:
-    """Generative TD and the reward of real states: terms `occupancy`, `reward` (in standard deviations) and, for
-    GPT-2's layers, `context`. What is known is not asked: the first `stack` frames are, and no more.
+    """Generative TD and the reward of real states: terms `occupancy`, `reward` (in standard deviations), `arrival` (of
+    the rewards' tokens) where they are written and, for GPT-2's layers, `context`. What is known is not asked: the
+    first `stack` frames are, and no more.
 
     A step of a network in training first lets the slow copy follow.
     """
@@ -434,7 +479,9 @@ def objective(td: TD = TD()) -> Objective:
         if other.logits is not None:
             soft = -(other.logits.softmax(-1) * log_p).sum(-1)
             nll = torch.where(other.drawn[:, None], soft, nll)
-        terms = {"occupancy": nll.mean(1)}
+        terms = {"occupancy": nll[:, -config.tokens :].mean(1)}
+        if config.reward_bins:
+            terms["arrival"] = nll[:, 0]
         if td.context:
             if own is None:
                 raise ValueError("a state that is read all at once has no loss of its own: context is 0")
@@ -478,8 +525,16 @@ def _follow(target: nn.Module, net: nn.Module, tau: float) -> None:
 # -- draws and values -----------------------------------------------------------------------------
 
 
+class Drawn(NamedTuple):
+    """States that were drawn, and the reward of arriving at each: 0 at the end, which is tokens `vocab`."""
+
+    states: Int[Tensor, "b k n"]
+    rewards: Float[Tensor, "b k"]
+
+
 class Value(NamedTuple):
-    """The value of each state, its standard error over draws, and the share of draws in which all is over."""
+    """The value of each state, its standard error over draws, and the share of draws in which all is over. Where
+    nothing was drawn the error is 0, and the share a probability."""
 
     mean: Float[Tensor, " b"]
     error: Float[Tensor, " b"]
@@ -507,37 +562,88 @@ def draws(
 
     Raises ValueError for a discount that was not learnt, or that lies beyond those that were.
     """
+    return drawn(net, states, told, num, rng, precision=precision, ends=ends).states
+
+
+def drawn(
+    net: VOC,
+    states: Int[Tensor, "b n"],
+    told: Told,
+    num: int,
+    rng: Rng,
+    *,
+    precision: torch.dtype = torch.float32,
+    ends: bool = True,
+) -> Drawn:
+    """The same with the reward of each: the one that was written before it, or else what is read from it."""
+    _check_learnt(net, told)
+    if num < 1:
+        raise ValueError(f"{num} draws of each state: 1 or more are needed")
+    with torch.no_grad():
+        extra = net.occupancy.told(told)
+        extra = None if extra is None else extra[:, None].expand(-1, num, -1)
+        uniform = rng.uniform((num, net.config.written), states.device)
+        ends = ends and net.config.ends
+        return of_written(net, net.occupancy.lm.draw(states, extra, uniform, precision=precision, ends=ends)[0])
+
+
+def of_written(net: VOC, tokens: Int[Tensor, "b k m"]) -> Drawn:
+    """What the transformer wrote, as states with their rewards."""
+    states = tokens[..., -net.config.tokens :]
+    if not net.config.reward_bins:
+        with torch.no_grad():
+            rewards = net.rewards(rearrange(states, "b k n -> (b k) n"))
+        return Drawn(states, rearrange(rewards, "(b k) -> b k", b=len(tokens)))
+    gone = (tokens == net.config.vocab).any(2)
+    bins = tokens[..., 0].clamp(max=net.config.reward_bins - 1)
+    return Drawn(states, torch.where(gone, 0.0, net.reward_values[bins]))
+
+
+def _check_learnt(net: VOC, told: Told) -> None:
     low, high = min(net.config.gammas), max(net.config.gammas)
     if bool(((told.gamma < low - 1e-6) | (told.gamma > high + 1e-6)).any()):
         raise ValueError(
             f"a discount of {told.gamma.max().item():.4g}; this model has learnt "
             + (f"{low:g} alone" if low == high else f"those from {low:g} to {high:g}")
         )
-    if num < 1:
-        raise ValueError(f"{num} draws of each state: 1 or more are needed")
-    with torch.no_grad():
-        extra = net.occupancy.told(told)
-        extra = None if extra is None else extra[:, None].expand(-1, num, -1)
-        uniform = rng.uniform((num, net.config.tokens), states.device)
-        return net.occupancy.lm.draw(states, extra, uniform, precision=precision, ends=ends and net.config.ends)[0]
 
 
 def value(
     net: VOC, states: Int[Tensor, "b n"], told: Told, num: int, rng: Rng, precision: torch.dtype = torch.float32
 ) -> Value:
     """V = E[r(x)] / (1 - gamma) over x drawn from the occupancy: of the policy of the data or, where an action is
-    told, of doing that first (then it is Q)."""
-    found = draws(net, states, told, num, rng, precision=precision)
-    return _value(net, found, told.gamma)
+    told, of doing that first (then it is Q). Where the reward is written, its mean is known, and nothing is drawn.
+
+    Raises ValueError for a discount that was not learnt.
+    """
+    if net.config.reward_bins:
+        return expected(net, states, told)
+    found = drawn(net, states, told, num, rng, precision=precision)
+    scale = 1 / (1 - told.gamma)
+    error = found.rewards.std(1) / math.sqrt(num) if num > 1 else torch.full_like(told.gamma, math.nan)
+    ended = (found.states == net.config.vocab).any(2).float().mean(1)
+    return Value(found.rewards.mean(1) * scale, error * scale, ended)
 
 
-def _value(net: VOC, found: Int[Tensor, "b k n"], gamma: Float[Tensor, " b"]) -> Value:
-    b, k, _ = found.shape
-    with torch.no_grad():
-        rewards = rearrange(net.rewards(rearrange(found, "b k n -> (b k) n")), "(b k) -> b k", b=b)
-    scale = 1 / (1 - gamma)
-    error = rewards.std(1) / math.sqrt(k) if k > 1 else torch.full_like(gamma, math.nan)
-    return Value(rewards.mean(1) * scale, error * scale, (found == net.config.vocab).any(2).float().mean(1))
+@torch.no_grad()
+def expected(net: VOC, states: Int[Tensor, "b n"], told: Told) -> Value:
+    """The value from the distribution of the reward that is written first. `told` has as many rows as there are states,
+    or k times as many: then it is k things for each, in a row, and the state is read once for all of them.
+
+    Raises ValueError for a discount that was not learnt.
+    """
+    _check_learnt(net, told)
+    lm, config = net.occupancy.lm, net.config
+    k = len(told.gamma) // len(states)
+    read = lm.read(states)
+    if k > 1:
+        keys, values = ([x.repeat_interleave(k, 0) for x in parts] for parts in (read.keys, read.values))
+        read, states = read._replace(keys=tuple(keys), values=tuple(values)), states.repeat_interleave(k, 0)
+    first = torch.zeros_like(states[:, :1])
+    likely = lm(read, states, net.occupancy.told(told), first)[:, 0].softmax(-1)
+    mean = likely[:, : config.reward_bins] @ net.reward_values
+    ended = likely[:, config.vocab :].sum(1)
+    return Value(mean / (1 - told.gamma), torch.zeros_like(mean), ended)
 
 
 def mve_weights(gamma: float, wanted: float, steps: int) -> tuple[Float[Tensor, " n"], float]:
@@ -569,27 +675,21 @@ def mve(
     """The value at a longer horizon than was learnt, from a chain of `steps` draws at `gamma` (gamma-MVE). What is left
     after them is taken from the model where it has learnt `wanted`, and else shared out among the draws."""
     weights, left = mve_weights(gamma, wanted, steps)
-    b = len(states)
-    told = Told(torch.full((b,), gamma, device=states.device))
-    now = draws(net, states, told, num, rng, precision=precision)
-    gone = torch.zeros(b, num, dtype=torch.bool, device=states.device)
-    total = torch.zeros(b, num, device=states.device)
+    b, device = len(states), states.device
+    now = drawn(net, states, Told(torch.full((b,), gamma, device=device)), num, rng, precision=precision)
+    gone = torch.zeros(b, num, dtype=torch.bool, device=device)
+    total = torch.zeros(b, num, device=device)
     for i in range(steps):
-        gone = gone | (now == net.config.vocab).any(2)
-        flat = rearrange(now, "b k n -> (b k) n")
-        with torch.no_grad():
-            rewards = rearrange(net.rewards(flat), "(b k) -> b k", b=b)
-        total = total + weights[i].item() * torch.where(gone, 0.0, rewards)
+        gone = gone | (now.states == net.config.vocab).any(2)
+        total = total + weights[i].item() * torch.where(gone, 0.0, now.rewards)
         if i + 1 < steps:
-            now = _onwards(net, now, gamma, rng, precision)
+            now = _onwards(net, now.states, gamma, rng, precision)
     if min(net.config.gammas) <= wanted <= max(net.config.gammas):
-        last = _onwards(net, now, wanted, rng, precision)
-        with torch.no_grad():
-            rewards = rearrange(net.rewards(rearrange(last, "b k n -> (b k) n")), "(b k) -> b k", b=b)
-        total = total + left * torch.where(gone, 0.0, rewards)
+        last = _onwards(net, now.states, wanted, rng, precision)
+        total = total + left * torch.where(gone, 0.0, last.rewards)
     else:
         total = total / (1 - left)
-    error = total.std(1) / math.sqrt(num) if num > 1 else torch.full((b,), math.nan, device=states.device)
+    error = total.std(1) / math.sqrt(num) if num > 1 else torch.full((b,), math.nan, device=device)
     return Value(total.mean(1) / (1 - wanted), error / (1 - wanted), gone.float().mean(1))
 
 
@@ -605,35 +705,31 @@ def unrolled(
     """The baseline: `num` roll-outs of `steps` draws one step ahead each (discount 0), their rewards discounted; what
     comes after is taken to go on as it was, by dividing by 1 - gamma^steps."""
     check_gamma(gamma)
-    b = len(states)
-    now = draws(net, states, Told(torch.zeros(b, device=states.device)), num, rng, precision=precision)
-    total = torch.zeros(b, num, device=states.device)
-    gone = torch.zeros(b, num, dtype=torch.bool, device=states.device)
+    b, device = len(states), states.device
+    now = drawn(net, states, Told(torch.zeros(b, device=device)), num, rng, precision=precision)
+    total = torch.zeros(b, num, device=device)
+    gone = torch.zeros(b, num, dtype=torch.bool, device=device)
     for i in range(steps):
-        gone = gone | (now == net.config.vocab).any(2)
-        with torch.no_grad():
-            rewards = rearrange(net.rewards(rearrange(now, "b k n -> (b k) n")), "(b k) -> b k", b=b)
-        total = total + gamma**i * torch.where(gone, 0.0, rewards)
+        gone = gone | (now.states == net.config.vocab).any(2)
+        total = total + gamma**i * torch.where(gone, 0.0, now.rewards)
         if i + 1 < steps:
-            now = _onwards(net, now, 0.0, rng, precision)
+            now = _onwards(net, now.states, 0.0, rng, precision)
     total = total / (1 - gamma**steps)
-    error = total.std(1) / math.sqrt(num) if num > 1 else torch.full((b,), math.nan, device=states.device)
+    error = total.std(1) / math.sqrt(num) if num > 1 else torch.full((b,), math.nan, device=device)
     return Value(total.mean(1), error, gone.float().mean(1))
 
 
-def _onwards(
-    net: VOC, states: Int[Tensor, "b k n"], gamma: float, rng: Rng, precision: torch.dtype
-) -> Int[Tensor, "b k n"]:
+def _onwards(net: VOC, states: Int[Tensor, "b k n"], gamma: float, rng: Rng, precision: torch.dtype) -> Drawn:
     """One draw from each of the k states of every example."""
-    b, k, n = states.shape
+    b, k, _ = states.shape
     flat = rearrange(states.clamp(max=net.config.vocab - 1), "b k n -> (b k) n")
     with torch.no_grad():
         extra = net.occupancy.told(Told(torch.full((b * k,), gamma, device=states.device)))
-        uniform = rearrange(rng.uniform((k, n), states.device), "b k n -> (b k) 1 n")
+        uniform = rearrange(rng.uniform((k, net.config.written), states.device), "b k m -> (b k) 1 m")
         found, _ = net.occupancy.lm.draw(
             flat, None if extra is None else extra[:, None], uniform, precision=precision, ends=net.config.ends
         )
-    return rearrange(found, "(b k) 1 n -> b k n", b=b)
+    return of_written(net, rearrange(found, "(b k) 1 m -> b k m", b=b))
 
 
 # -- fill -----------------------------------------------------------------------------------------
@@ -703,9 +799,10 @@ def fill(net: VOC, sampling: Sampling = Sampling()) -> Fill:
 
 
 def of_tokenizer(config: Config, tokenizer: Tokenizer) -> Config:
-    """The configuration for this tokenizer."""
+    """The configuration for this tokenizer; rewards have at most as many values as it has codes."""
     return dataclasses.replace(
         config,
+        reward_bins=min(config.reward_bins, tokenizer.vocab),
         size=tokenizer.size,
         channels=tokenizer.channels,
         vocab=tokenizer.vocab,

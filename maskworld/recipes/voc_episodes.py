@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from maskworld.data import episodes
-from maskworld.papers.voc import TD, Config
+from maskworld.papers.voc import TD, Config, clean
 from maskworld.recipes.voc import in_codes, inactive, recipe
 from maskworld.train import Recipe
 from maskworld.world import load_codes
@@ -15,7 +15,7 @@ from maskworld.world import load_codes
 def voc_episodes(
     data: Path,
     tokenizer: str,
-    config: Config = Config(),
+    config: Config = clean(reward_bins=64),
     td: TD = TD(),
     acts: bool = False,
     policies: bool = False,
