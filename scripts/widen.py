@@ -1,10 +1,9 @@
-"""A checkpoint of MCVD, with a longer context: it sees more frames, and makes nothing of the new ones yet.
+"""A checkpoint of MCVD, with a longer context and moved frames: what it has learnt, in a network that can do more.
 
-python scripts/widen.py CKPT OUT [--past 10] [--field VALUE ...]
+python scripts/widen.py CKPT OUT [--past 10] [--moves 2] [--context-noise 0.4]
 
-The weights of frames that the network did not see are 0, so that it draws what it drew before. Train it on with
-`maskworld train RECIPE --start OUT`, told the same configuration. Fields of the configuration that have no weights
-(context_noise, nearest_worn) may be given too.
+The weights of frames that the network did not see are 0; those of moves are as at the beginning of a training. Train
+it on with `maskworld train RECIPE --start OUT`, told the same configuration.
 """
 
 from __future__ import annotations
@@ -38,8 +37,13 @@ def widened(net: mcvd.MCVD, config: mcvd.Config) -> mcvd.MCVD:
             if value.shape == theirs[name].shape:
                 value.copy_(theirs[name])
                 continue
-            first = value.shape[1] - config.num_context * (per_frame + config.told)
             was = theirs[name]
+            if name.startswith("unet.out."):  # what is painted stands first
+                value[: len(was)] = was
+                if value.ndim > 1:
+                    value[len(was) :] = 0
+                continue
+            first = value.shape[1] - config.num_context * (per_frame + config.told)
             pixels = (first + per_frame * frames[:, None] + torch.arange(per_frame)).flatten()
             told = first + per_frame * config.num_context + frames
             place = torch.cat([torch.arange(first), pixels, *([told] if config.told else [])])
@@ -52,13 +56,15 @@ def main() -> None:
     parser.add_argument("checkpoint")
     parser.add_argument("out", type=Path)
     parser.add_argument("--past", type=int, default=10)
-    parser.add_argument("--context-noise", type=float, default=0.8)
+    parser.add_argument("--moves", type=int, default=2)
+    parser.add_argument("--context-noise", type=float, default=0.4)
     options = parser.parse_args()
     world = load(options.checkpoint)
     assert isinstance(world.net, mcvd.MCVD)
     config = dataclasses.replace(
-        world.net.config, past=options.past, context_noise=options.context_noise, nearest_worn=True
-    )
+        world.net.config, past=options.past, moves=options.moves, context_noise=options.context_noise,
+        nearest_worn=True,
+    )  # fmt: skip
     about = {**world.about, "config": dataclasses.asdict(config)}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write(options.out, widened(world.net, config).state_dict(), about)

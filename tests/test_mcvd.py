@@ -360,10 +360,10 @@ class Perfect(mcvd.MCVD):
     def forward(self, x: Tensor, when: Sequence[Tensor], seen: object) -> Tensor:
         return self.answer.expand_as(x)
 
-    def see(self, context: Tensor, shown: Tensor):
+    def see(self, context: Tensor, shown: Tensor, clean: Tensor | None = None):
         last = context[:, self.config.past - 1 : self.config.past]
         self.answer = torch.where(shown[:, self.config.past - 1, None, None, None, None], last, 0.0)
-        return super().see(context, shown)
+        return super().see(context, shown, clean)
 
 
 @pytest.mark.parametrize("name", ["ddpm", "ddim", "dpmpp_2m", "euler", "heun"])
@@ -412,6 +412,126 @@ def test_noise_on_the_context_is_for_half_of_the_examples_and_hides_nothing_else
     assert 16 < touched.sum() < 48
     assert deviation.max() < 0.55 and 0.1 < deviation[touched].mean() < 0.4
     assert mcvd._worn(mcvd.tiny(), context, Rng.of(0, batch=64)) is context
+
+
+def test_near_frames_are_worn_and_those_beyond_are_not() -> None:
+    """Each side by itself, in half of the examples, from the block outwards, as strongly as the draw says."""
+    config = mcvd.tiny(past=4, future=3, context_noise=0.5, nearest_worn=True)
+    worn = mcvd._worn(config, torch.zeros(400, 7, 1, 16, 16), Rng.of(0, batch=400)).flatten(2).std(2)
+    for side in (worn[:, :4].flip(1), worn[:, 4:]):  # the nearest first
+        touched = side > 0
+        assert 160 < touched[:, 0].sum() < 240
+        assert (touched[:, 1:] <= touched[:, :-1]).all()
+        lengths = touched.sum(1)[touched[:, 0]]
+        assert torch.bincount(lengths, minlength=side.shape[1] + 1)[1:].min() > 0.15 * len(lengths)
+        assert side.max() < 0.6 and 0.2 < side[:, 0][touched[:, 0]].mean() < 0.3
+        some = side[touched.all(1)]
+        assert ((some - some[:, :1]).abs() < 0.1).all()  # of one strength
+    both = (worn[:, 3] > 0) & (worn[:, 4] > 0)
+    assert 60 < both.sum() < 140
+
+
+def test_what_was_drawn_is_seen_worn_and_what_was_given_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = random_tiny(current=1, told=True, partial=True, predicts="x0", weight="min_snr", moves=1, reach=2)
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+    see = net.see
+    monkeypatch.setattr(net, "see", lambda *given: (seen.append(given), see(*given))[1])
+    clip = of_frames(torch.zeros(1, 1, 6, 1, 16, 16))
+    known = past_and_future(2, 4, 0)
+    done = mcvd.fill(net, mcvd.Sampling(steps=2, solver=solve.ddim, worn=0.5))(clip, known, Rng.of(0))
+    assert torch.equal(done.frames[:, :, :2], clip.frames[:, :, :2])
+    assert len(seen) == 4
+    for i, (context, shown, clean) in enumerate(seen):
+        added = (context - clean)[0].flatten(1).std(1)
+        drawn = torch.tensor([i >= 2, i >= 1, False, False])
+        assert ((added > 0.4) == drawn).all() and (added[~drawn] == 0).all()
+        assert shown.tolist() == [[True, True, False, False]]
+        assert torch.equal(clean[0, :2], done.frames[0, 0, i : i + 2])
+
+
+# -- moved frames ------------------------------------------------------------------------------------
+
+
+def moving(**changes) -> mcvd.MCVD:
+    """Two moves of up to 2 pixels of the frames before and after, by a network whose output is its last bias."""
+    config = mcvd.tiny(current=1, stem=2, predicts="x0", weight="min_snr", told=True, moves=2, reach=2, **changes)
+    net = mcvd.MCVD(config).eval()
+    with torch.no_grad():
+        net.unet.out.weight.zero_()
+    return net
+
+
+def say(net: mcvd.MCVD, looks: dict[int, tuple[int, int]], masks: Sequence[float], painted: float = 0.0) -> None:
+    """Which moved frame looks where (rows, columns), and how much each counts, what is painted first."""
+    bias = net.unet.out.bias
+    assert bias is not None
+    with torch.no_grad():
+        bias.zero_()
+        bias[:4] = painted
+        places = bias[4 : 4 + 4 * 2 * 5].view(4, 2, 5)
+        for j, (y, x) in looks.items():
+            places[j, 0, 2 + y], places[j, 1, 2 + x] = 50.0, 50.0
+        bias[4 + 4 * 2 * 5 :].view(5, 4)[:] = torch.tensor(masks)[:, None]
+
+
+def drawn_by(net: mcvd.MCVD, context: Tensor, shown: Tensor, clean: Tensor | None = None) -> Tensor:
+    b = len(context)
+    x, when = torch.zeros(b, net.config.current, *context.shape[2:]), net.when(torch.zeros(b, dtype=torch.long), shown)
+    with torch.no_grad():
+        return net(x, when, net.see(context, shown, clean))[:, 0]
+
+
+def test_a_moved_frame_is_the_one_before_or_after_moved() -> None:
+    """Every place within reach, of either frame; beyond an edge there is more of the edge; colours move together."""
+    net = moving(channels=3)
+    bias = net.unet.out.bias
+    assert bias is not None and len(bias) == 12 + 4 * 2 * 5 + 5 * 4
+    net = moving()
+    context = torch.rand(2, 4, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    shown = torch.ones(2, 4, dtype=torch.bool)
+    for j, frame in ((0, 1), (1, 1), (2, 2), (3, 2)):
+        for y, x in ((0, 0), (-2, 1), (2, 2), (1, -2)):
+            masks = [-50.0] * 5
+            masks[1 + j] = 50.0
+            say(net, {j: (y, x)}, masks)
+            wide = torch.nn.functional.pad(context[:, frame], (2,) * 4, mode="replicate")
+            want = wide[:, :, 2 + y : 18 + y, 2 + x : 18 + x]
+            torch.testing.assert_close(drawn_by(net, context, shown), want, atol=1e-5, rtol=0)
+            torch.testing.assert_close(
+                drawn_by(net, torch.zeros_like(context), shown, context), want, atol=1e-5, rtol=0
+            )
+
+
+def test_pixels_are_shared_out_and_nothing_comes_from_hidden_frames() -> None:
+    net = moving()
+    context = torch.stack([torch.full((1, 16, 16), v) for v in (9.0, 0.4, -0.6, 9.0)])[None].repeat(3, 1, 1, 1, 1)
+    shown = torch.tensor([[True, True, True, True], [False, False, True, True], [False] * 4])
+    say(net, {}, [0.0, 1.0, 0.0, 2.0, 0.0], painted=0.2)
+    e = torch.tensor([0.0, 1.0, 0.0, 2.0, 0.0]).exp()
+    value = torch.tensor([0.2, 0.4, 0.4, -0.6, -0.6])
+    want = [(e * value).sum() / e.sum(), (e * value)[[0, 3, 4]].sum() / e[[0, 3, 4]].sum(), 0.2]
+    found = drawn_by(net, context, shown)
+    for one, level in zip(found, want, strict=True):
+        torch.testing.assert_close(one, torch.full((1, 16, 16), float(level)))
+
+
+def test_moves_begin_still_and_every_part_learns() -> None:
+    torch.manual_seed(0)
+    net = mcvd.MCVD(mcvd.tiny(stem=2, predicts="x0", weight="min_snr", moves=2, reach=2))
+    context = torch.rand(1, 4, 1, 16, 16) * 2 - 1
+    found = drawn_by(net, context, torch.ones(1, 4, dtype=torch.bool))
+    assert found.shape == (1, 1, 16, 16)
+    frames = of_frames(torch.rand(2, 1, net.config.num_frames, 1, 16, 16) * 2 - 1)
+    known = past_and_future(2, net.config.current, 2, 2)
+    mcvd.objective(net, frames, known, Rng.of(0, batch=2)).total.mean().backward()
+    grad = net.unet.out.bias.grad  # type: ignore[union-attr]
+    assert grad is not None and bool((grad != 0).all())
+
+
+def test_moves_that_cannot_be_are_refused() -> None:
+    for wrong in ({"predicts": "v"}, {"moves": -1}, {"reach": 0}, {"past": 0, "future": 0}):
+        with pytest.raises(ValueError, match="context frames are moved into clean ones"):
+            mcvd.tiny(**{"predicts": "x0", "weight": "min_snr", "moves": 1, **wrong})
 
 
 def test_resampling_in_bf16_is_that_of_float32_rounded() -> None:

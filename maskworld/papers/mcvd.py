@@ -15,9 +15,10 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -62,6 +63,8 @@ class Config:
     partial: bool = False
     context_noise: float = 0.0
     nearest_worn: bool = False
+    moves: int = 0
+    reach: int = 4
 
     def __post_init__(self) -> None:
         if self.current < 1 or self.past < 0 or self.future < 0:
@@ -72,6 +75,11 @@ class Config:
             raise ValueError("Gamma noise is defined for a network that predicts the noise")
         if not 0 <= self.context_noise <= 1:
             raise ValueError(f"context_noise is a standard deviation from 0 to 1, not {self.context_noise}")
+        if self.moves < 0 or self.reach < 1 or (self.moves and (self.predicts != "x0" or not self.num_context)):
+            raise ValueError(
+                f"{self.moves} moves of at most {self.reach} pixels, where {self.num_context} frames are seen and "
+                f"{self.predicts} is predicted: context frames are moved into clean ones (x0), by 1 pixel or more"
+            )
 
     @property
     def num_frames(self) -> int:
@@ -81,10 +89,33 @@ class Config:
     def num_context(self) -> int:
         return self.past + self.future
 
+    @property
+    def nearest(self) -> list[int]:
+        """Which of the context frames [past | future] are next to the block."""
+        return [self.past - 1] * (self.past > 0) + [self.past] * (self.future > 0)
+
+    @property
+    def num_moved(self) -> int:
+        """Of each frame of the block."""
+        return self.moves * len(self.nearest)
+
     def noise_schedule(self) -> Schedule:
         if self.schedule == "linear":
             return noise.linear(self.num_times)
         return noise.cosine(self.num_times, None if self.schedule == "cosine_unclipped" else 0.999)
+
+
+class Context(NamedTuple):
+    """What a block is drawn from.
+
+    seen    what the network makes of the context frames
+    around  of the nearest ones, what is around each pixel; None where nothing is moved
+    there   whether these are shown
+    """
+
+    seen: Seen
+    around: Float[Tensor, "b s c ky kx h w"] | None
+    there: Bool[Tensor, "b s"] | None
 
 
 class MCVD(nn.Module):
@@ -98,7 +129,7 @@ class MCVD(nn.Module):
             size=config.size // config.stem,
             dim_x=config.current * per_frame,
             dim_cond=config.num_context * (per_frame + config.told),
-            dim_out=config.current * per_frame,
+            dim_out=config.current * per_frame + self._dim_moves(),
             width=config.width,
             multiples=config.multiples,
             blocks=config.blocks,
@@ -108,20 +139,55 @@ class MCVD(nn.Module):
             spatin=config.spatin,
             flagged=config.flagged,
         )
+        if config.moves:
+            self._begin_still()
+
+    def _dim_moves(self) -> int:
+        """For each moved frame a place to look at, in y and x, and for each pixel which of them it comes from."""
+        config = self.config
+        if not config.moves:
+            return 0
+        masks = (config.num_moved + 1) * config.stem**2
+        return config.current * (config.num_moved * 2 * (2 * config.reach + 1) + masks)
+
+    def _begin_still(self) -> None:
+        """Moved frames begin where they are, each counting less than the one before, so that none is another's twin."""
+        config = self.config
+        bias = self.unet.out.bias
+        assert bias is not None
+        with torch.no_grad():
+            looks, masks = bias[config.current * config.channels * config.stem**2 :].split(
+                [self._dim_moves() - config.current * (config.num_moved + 1) * config.stem**2,
+                 config.current * (config.num_moved + 1) * config.stem**2]
+            )  # fmt: skip
+            looks.view(-1, 2 * config.reach + 1)[:, config.reach] = 1.0
+            place = torch.arange(1, config.num_moved + 1) % config.moves
+            masks.view(config.current, -1, config.stem**2)[:, 1:] = -1 - 0.5 * place[:, None]
 
     def label(self, time: Float[Tensor, " n"] | Int[Tensor, " n"]) -> Tensor:
         """The original counts from the most noise: label 0 is time T - 1."""
         return self.config.num_times - 1 - time
 
-    def see(self, context: Float[Tensor, "b n c h w"], shown: Bool[Tensor, "b n"]) -> Seen:
-        """What the network makes of the context frames [past | future]; a hidden one is grey (0)."""
+    def see(
+        self,
+        context: Float[Tensor, "b n c h w"],
+        shown: Bool[Tensor, "b n"],
+        clean: Float[Tensor, "b n c h w"] | None = None,
+    ) -> Context:
+        """What the network makes of the context frames [past | future]; a hidden one is grey (0). Pixels are moved from
+        the `clean` ones, if those that are seen are worn."""
+        around = there = None
+        if self.config.moves:
+            nearest = self.config.nearest
+            around = _around((context if clean is None else clean)[:, nearest], self.config.reach)
+            there = shown[:, nearest]
         context = torch.where(shown[:, :, None, None, None], context, 0.0)
         cond = to_depth(rearrange(context, "b n c h w -> b (n c) h w"), self.config.stem)
         if self.config.told:
             # differs: a grey frame and a hidden one look alike in the paper; one more channel tells them apart.
             told = shown[:, :, None, None].expand(-1, -1, *cond.shape[-2:])
             cond = torch.cat([cond, told.to(cond.dtype)], dim=1)
-        return self.unet.see(cond)
+        return Context(self.unet.see(cond), around, there)
 
     def when(self, time: Tensor, shown: Bool[Tensor, "b n"]) -> list[Tensor]:
         """The times' part of the network; `flagged` models are told whether the past is shown (all of it)."""
@@ -130,17 +196,56 @@ class MCVD(nn.Module):
             flag = shown[:, : self.config.past].all(1).long().expand(time.shape[0])
         return self.unet.when(self.label(time), flag)
 
-    def forward(self, x: Float[Tensor, "b k c h w"], when: Sequence[Tensor], seen: Seen) -> Tensor:
+    def forward(self, x: Float[Tensor, "b k c h w"], when: Sequence[Tensor], context: Context) -> Tensor:
         """The network's output for a noisy block, in float32 and in the block's shape."""
         k, c = x.shape[1:3]
-        h = to_depth(rearrange(x, "b k c h w -> b (k c) h w"), self.config.stem)
+        stem = self.config.stem
+        h = to_depth(rearrange(x, "b k c h w -> b (k c) h w"), stem)
         h = h.contiguous(memory_format=torch.channels_last)
-        out = from_depth(self.unet(h, when, seen).float(), self.config.stem)
-        return rearrange(out, "b (k c) h w -> b k c h w", k=k, c=c)
+        out = self.unet(h, when, context.seen).float()
+        painted, moves = out.split([k * c * stem**2, out.shape[1] - k * c * stem**2], dim=1)
+        painted = rearrange(from_depth(painted, stem), "b (k c) h w -> b k c h w", k=k, c=c)
+        return self._composed(painted, moves, context) if self.config.moves else painted
+
+    def _composed(
+        self, painted: Float[Tensor, "b k c h w"], moves: Float[Tensor, "b d gh gw"], context: Context
+    ) -> Float[Tensor, "b k c h w"]:
+        """differs: a pixel is painted by the network, as in the paper, or comes from somewhere near in the frame before
+        or after (dynamic neural advection and its masks; Finn et al. 2016, arXiv 1605.07157). Where from is a
+        distribution over rows and one over columns, one of each for a cell of the stem; which of all these it is, a
+        distribution over them for each pixel. Each nearest frame may be looked at in `moves` places at once."""
+        config = self.config
+        assert context.around is not None and context.there is not None
+        k, n, width = painted.shape[1], config.num_moved, 2 * config.reach + 1
+        looks, masks = moves.split([k * n * 2 * width, k * (n + 1) * config.stem**2], dim=1)
+        looks = rearrange(looks, "b (k n a e) gh gw -> a k n b e gh gw", k=k, n=n, a=2).softmax(4)
+        looks = looks.repeat_interleave(config.stem, 5).repeat_interleave(config.stem, 6)
+        masks = rearrange(from_depth(masks, config.stem), "b (k n) h w -> b k n h w", k=k)
+        hidden = ~context.there.repeat_interleave(config.moves, 1)
+        hidden = torch.cat([torch.zeros_like(hidden[:, :1]), hidden], dim=1)[:, None, :, None, None]
+        masks = masks.masked_fill(hidden, float("-inf")).softmax(2)
+        frames = []
+        for i in range(k):
+            found = painted[:, i] * masks[:, i, :1]
+            for j in range(n):
+                around = context.around[:, j // config.moves]
+                y, x = looks[0, i, j], looks[1, i, j]
+                moved = ((around * y[:, None, :, None]).sum(2) * x[:, None]).sum(2)
+                found = found + moved * masks[:, i, j + 1, None]
+            frames.append(found)
+        return torch.stack(frames, dim=1)
 
     def estimate(self, output: Tensor, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Estimate:
         read = {"eps": noise.as_eps, "v": noise.as_v, "x0": noise.as_x0}[self.config.predicts]
         return read(output, x, alpha, sigma)
+
+
+def _around(frames: Float[Tensor, "b s c h w"], reach: int) -> Float[Tensor, "b s c ky kx h w"]:
+    """The pixels around each one, rows first; beyond an edge its own last ones."""
+    b, s, c, h, w = frames.shape
+    wide = F.pad(frames.float().flatten(0, 1), (reach,) * 4, mode="replicate")
+    found = F.unfold(wide, 2 * reach + 1)
+    return found.view(b, s, c, 2 * reach + 1, 2 * reach + 1, h, w)
 
 
 # -- objective (Sec. 3) ---------------------------------------------------------------------------
@@ -160,7 +265,7 @@ def objective(net: nn.Module, clip: Clip, known: Known, rng: Rng) -> Loss:
     eps = _draw_noise(config, frames, time, rng)
     wide = (slice(None), None, None, None, None)
     x = alpha[wide] * frames + sigma[wide] * eps
-    output = net(x, net.when(time, shown), net.see(_worn(config, context, rng), shown))
+    output = net(x, net.when(time, shown), net.see(_worn(config, context, rng), shown, context))
     v = noise.v_of(frames, eps, alpha[wide], sigma[wide])
     error = output - {"eps": eps, "v": v, "x0": frames}[config.predicts]
     error = 0.5 * error**2 if config.loss == "l2" else error.abs()
@@ -412,6 +517,7 @@ def _fill_block(
             context[:, n] = frames[:, i]
     shown = torch.tensor([i is not None for i in slots], device=frames.device).expand(b, -1)
     drawn_before = torch.tensor([i is not None and not given[i] for i in slots], device=frames.device)
+    clean = context
     if draw.sampling.worn and bool(drawn_before.any()):
         worn = draw.sampling.worn * drawn_before[:, None, None, None]
         context = context + worn * noise.gaussian(context, rng)
@@ -421,7 +527,7 @@ def _fill_block(
     fixed[:, inside] = frames[:, lo:hi]
     is_fixed = torch.zeros_like(fixed, dtype=torch.bool)
     is_fixed[:, inside] = keep[:, lo:hi]
-    drawn = draw(context, shown, rng, fixed if bool(is_fixed.any()) else None, is_fixed)
+    drawn = draw(context, shown, rng, fixed if bool(is_fixed.any()) else None, is_fixed, clean)
     frames[:, lo:hi] = torch.where(is_fixed, fixed, drawn)[:, inside]
     keep[:, lo:hi] = True
 
@@ -448,13 +554,14 @@ class BlockSampler:
         rng: Rng,
         fixed: Float[Tensor, "b k c h w"] | None,
         is_fixed: Bool[Tensor, "b k c h w"],
+        clean: Float[Tensor, "b n c h w"] | None = None,
     ) -> Float[Tensor, "b k c h w"]:
         config, sampling, net = self.net.config, self.sampling, self.net
         b, _, c, h, w = context.shape
         first = self.levels[0]
         start = context.new_zeros(b, config.current, c, h, w)
         x = self.noise(start, first, rng) * (first.sigma if config.gamma else 1.0)
-        seen = net.see(context, shown)
+        seen = net.see(context, shown, clean)
         when = self._times(shown)
         # differs: the paper conditions on whole frames alone. Known pixels within the block are put back, at the
         # noise of each level, before the network looks (replacement; Lugmayr et al. 2022 without resampling).
