@@ -49,7 +49,7 @@ class Size:
 
 
 FULL, QUICK = Size(3, 6, 3, 100, 10, 24, 32, 2, 2, 16), Size(2, 3, 2, 15, 5, 4, 4, 1, 8, 3)
-FAR, GAP = 10, 5  # frames predicted, and frames between
+KNOWN, FAR, GAP = 5, 10, 5  # frames that are known at most, frames predicted, and frames between
 VOXEL_DRIVE = 3  # the held-out drive that is lifted into voxels
 DRIVEN, DRIVE_STEPS = 20, 5  # frames of each future of a drive, and steps of its sampler
 
@@ -128,7 +128,7 @@ def demo_command(out: Path, quick: bool, seed: int, json: bool) -> int:
 def _verbs(world: World, name: str, out: Path, size: Size, seed: int) -> tuple[list[Section], list[str]]:
     """One section for each verb of one model, and the videos written."""
     about = world.about.get("data", {})
-    p, f = world.reach.past, world.reach.future
+    p, f = min(world.reach.past, KNOWN), world.reach.future
     source, _, _ = held_out(world, None, max(p + FAR + f, p + size.rolled))
     long = source(1_000 + seed)
     clip = span(long, 0, p + FAR + f)
@@ -230,8 +230,8 @@ def _verbs(world: World, name: str, out: Path, size: Size, seed: int) -> tuple[l
 def _measured(world: World, name: str, size: Size, seed: int) -> tuple[Section, dict[str, Any]]:
     """PSNR frame by frame, for prediction and interpolation, with intervals over clips."""
     tasks = {
-        "prediction": Task(world.reach.past, FAR, 0),
-        "interpolation": Task(world.reach.past, GAP, world.reach.future),
+        "prediction": Task(min(world.reach.past, KNOWN), FAR, 0),
+        "interpolation": Task(min(world.reach.past, KNOWN), GAP, world.reach.future),
     }
     blocks: list[Any] = []
     scores: dict[str, Any] = {}

@@ -21,6 +21,9 @@ from maskworld.probes import protocol as protocol_
 from maskworld.probes.quality import MCVD_DIGITS, Protocol, extractor_of, protocol_of
 from maskworld.world import World, load
 
+SMMNIST_PAST = 5
+"""Frames that the tables of moving digits show, however many a model may see."""
+
 
 def evaluate_command(
     checkpoint: str,
@@ -47,7 +50,10 @@ def evaluate_command(
     future = future or 0
     many = world.reach.ahead
     hidden = frames or (many if future else 2 * many)
-    task = protocol_.Task(world.reach.past if past is None else past, hidden, future)
+    judged_by = _protocol(protocol, world, data)
+    if past is None:
+        past = min(world.reach.past, SMMNIST_PAST) if judged_by is MCVD_DIGITS else world.reach.past
+    task = protocol_.Task(past, hidden, future)
     source, count, cluster = held_out(world, data, task.frames)
     if count is not None and count < clips:
         print(f"maskworld: there are {count} held-out clips of {task.frames} frames, not {clips}", file=sys.stderr)
@@ -64,7 +70,7 @@ def evaluate_command(
         task,
         num_clips=clips,
         samples=samples,
-        protocol=_protocol(protocol, world, data),
+        protocol=judged_by,
         extractor=extractor_of(extractor, device) if clips > 1 else None,
         batch=batch,
         cluster=cluster,
