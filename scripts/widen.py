@@ -40,8 +40,6 @@ def widened(net: mcvd.MCVD, config: mcvd.Config) -> mcvd.MCVD:
             was = theirs[name]
             if name.startswith("unet.out."):  # what is painted stands first
                 value[: len(was)] = was
-                if value.ndim > 1:
-                    value[len(was) :] = 0
                 continue
             first = value.shape[1] - config.num_context * (per_frame + config.told)
             pixels = (first + per_frame * frames[:, None] + torch.arange(per_frame)).flatten()

@@ -360,10 +360,10 @@ class Perfect(mcvd.MCVD):
     def forward(self, x: Tensor, when: Sequence[Tensor], seen: object) -> Tensor:
         return self.answer.expand_as(x)
 
-    def see(self, context: Tensor, shown: Tensor, clean: Tensor | None = None):
+    def see(self, context: Tensor, shown: Tensor, clean: Tensor | None = None, paints: Tensor | None = None):
         last = context[:, self.config.past - 1 : self.config.past]
         self.answer = torch.where(shown[:, self.config.past - 1, None, None, None, None], last, 0.0)
-        return super().see(context, shown, clean)
+        return super().see(context, shown, clean, paints)
 
 
 @pytest.mark.parametrize("name", ["ddpm", "ddim", "dpmpp_2m", "euler", "heun"])
@@ -515,12 +515,33 @@ def test_pixels_are_shared_out_and_nothing_comes_from_hidden_frames() -> None:
         torch.testing.assert_close(one, torch.full((1, 16, 16), float(level)))
 
 
+def test_who_may_not_paint_moves_what_there_is() -> None:
+    """Half of the examples of a training: the others, and those who see no frame next to the block, paint."""
+    net = moving()
+    context = torch.stack([torch.full((1, 16, 16), v) for v in (9.0, 0.4, -0.6, 9.0)])[None].repeat(4, 1, 1, 1, 1)
+    shown = torch.tensor([[True] * 4, [True] * 4, [False, False, True, True], [False] * 4])
+    say(net, {}, [30.0, 0.0, 0.0, 0.0, 0.0], painted=0.2)
+    x, when = torch.zeros(4, 1, 1, 16, 16), net.when(torch.zeros(4, dtype=torch.long), shown)
+    paints = torch.tensor([True, False, False, False])
+    with torch.no_grad():
+        found = net(x, when, net.see(context, shown, None, paints)).mean((1, 2, 3, 4))
+    torch.testing.assert_close(found, torch.tensor([0.2, -0.1, -0.6, 0.2]), atol=1e-5, rtol=0)
+    asked: list[Tensor | None] = []
+    see = net.see
+    net.see = lambda *given: (asked.append(given[3]), see(*given))[1]  # type: ignore[method-assign]
+    frames, known = of_frames(torch.zeros(200, 1, net.config.num_frames, 1, 16, 16)), past_and_future(2, 1, 2, 200)
+    for training in (True, False):
+        mcvd.objective(net.train(training), frames, known, Rng.of(0, batch=200))
+    assert asked[1] is None and asked[0] is not None and 70 < asked[0].sum() < 130
+
+
 def test_moves_begin_still_and_every_part_learns() -> None:
     torch.manual_seed(0)
     net = mcvd.MCVD(mcvd.tiny(stem=2, predicts="x0", weight="min_snr", moves=2, reach=2))
-    context = torch.rand(1, 4, 1, 16, 16) * 2 - 1
-    found = drawn_by(net, context, torch.ones(1, 4, dtype=torch.bool))
-    assert found.shape == (1, 1, 16, 16)
+    looks = net.unet.out.bias[2 * 4 : 2 * 4 + 2 * 4 * 2 * 5].view(-1, 5)  # type: ignore[index]
+    assert (looks.argmax(1) == 2).all()
+    twins = net.unet.out.weight.flatten(1)
+    assert (torch.cdist(twins, twins) + torch.eye(len(twins)) > 1e-6).all()
     frames = of_frames(torch.rand(2, 1, net.config.num_frames, 1, 16, 16) * 2 - 1)
     known = past_and_future(2, net.config.current, 2, 2)
     mcvd.objective(net, frames, known, Rng.of(0, batch=2)).total.mean().backward()

@@ -359,7 +359,7 @@ def estimate_command(
         "fps": seen.fps,
         "changed": seen.note or None,
         "policy": label or None,
-        "samples": drawing.samples,
+        "samples": 0 if net.config.reward_bins else drawing.samples,
         "gammas": list(gammas),
         "last": _json_at(along, -1),
         "moments": [{"frame": f, "seconds": f / seen.fps, **_json_at(along, i)} for i, f in enumerate(frames)],
@@ -419,7 +419,8 @@ def values_along(
             true = None
             if outcome is not None:
                 true = returns.true_returns(outcome.rewards, gamma, outcome.terminal)[list(frames)].tolist()
-            numbers = (found.value.tolist(), found.error.tolist(), found.ended.tolist())
+            error = np.full_like(found.error, math.nan) if subject.net.config.reward_bins else found.error
+            numbers = (found.value.tolist(), error.tolist(), found.ended.tolist())
             along.append(Along(gamma, frames, *numbers, true))
     return along
 
@@ -527,7 +528,7 @@ def _facts(row: Mapping[str, Any], checkpoint: str) -> list[tuple[str, str]]:
     facts = [
         ("model", checkpoint),
         ("frames", f"{row['frames']} at {row['fps']:g} a second"),
-        ("draws of each moment", str(row["samples"])),
+        ("draws for each value", str(row["samples"] or "none")),
         ("made in", f"{row['seconds']:.1f} s"),
     ]
     if row["episode"] is not None:
@@ -561,7 +562,8 @@ def _show(row: Mapping[str, Any], along: Sequence[Along]) -> None:
     which = "" if row["episode"] is None else f", episode {row['episode']}"
     many = f"{row['frames']} frame{'s' * (row['frames'] > 1)} at {row['fps']:g} a second"
     who = "" if row["policy"] is None else f"; policy {row['policy']}"
-    print(f"{row['video']}{which}: {many}; {row['samples']} draws of each state, {row['seconds']:.1f} s{who}")
+    draws = f"{row['samples']} draws of each state" if row["samples"] else "values without draws"
+    print(f"{row['video']}{which}: {many}; {draws}, {row['seconds']:.1f} s{who}")
     if row["changed"]:
         print(f"the video was {row['changed']} to fit the model")
     truth = along[0].true is not None

@@ -111,11 +111,13 @@ class Context(NamedTuple):
     seen    what the network makes of the context frames
     around  of the nearest ones, what is around each pixel; None where nothing is moved
     there   whether these are shown
+    paints  whether the network may paint, too; None: always
     """
 
     seen: Seen
     around: Float[Tensor, "b s c ky kx h w"] | None
     there: Bool[Tensor, "b s"] | None
+    paints: Bool[Tensor, " b"] | None = None
 
 
 class MCVD(nn.Module):
@@ -151,18 +153,14 @@ class MCVD(nn.Module):
         return config.current * (config.num_moved * 2 * (2 * config.reach + 1) + masks)
 
     def _begin_still(self) -> None:
-        """Moved frames begin where they are, each counting less than the one before, so that none is another's twin."""
-        config = self.config
-        bias = self.unet.out.bias
-        assert bias is not None
+        """Moved frames begin nearly where they are. By chance no two are alike: twins would stay twins."""
+        config, out = self.config, self.unet.out
+        assert out.bias is not None
+        first = config.current * config.channels * config.stem**2
+        looks = config.current * config.num_moved * 2 * (2 * config.reach + 1)
         with torch.no_grad():
-            looks, masks = bias[config.current * config.channels * config.stem**2 :].split(
-                [self._dim_moves() - config.current * (config.num_moved + 1) * config.stem**2,
-                 config.current * (config.num_moved + 1) * config.stem**2]
-            )  # fmt: skip
-            looks.view(-1, 2 * config.reach + 1)[:, config.reach] = 1.0
-            place = torch.arange(1, config.num_moved + 1) % config.moves
-            masks.view(config.current, -1, config.stem**2)[:, 1:] = -1 - 0.5 * place[:, None]
+            nn.init.normal_(out.weight[first:], std=0.02)
+            out.bias[first : first + looks].view(-1, 2 * config.reach + 1)[:, config.reach] = 1.0
 
     def label(self, time: Float[Tensor, " n"] | Int[Tensor, " n"]) -> Tensor:
         """The original counts from the most noise: label 0 is time T - 1."""
@@ -173,9 +171,11 @@ class MCVD(nn.Module):
         context: Float[Tensor, "b n c h w"],
         shown: Bool[Tensor, "b n"],
         clean: Float[Tensor, "b n c h w"] | None = None,
+        paints: Bool[Tensor, " b"] | None = None,
     ) -> Context:
         """What the network makes of the context frames [past | future]; a hidden one is grey (0). Pixels are moved from
-        the `clean` ones, if those that are seen are worn."""
+        the `clean` ones, if those that are seen are worn. Where it must not paint, frames are moved alone, if there are
+        any."""
         around = there = None
         if self.config.moves:
             nearest = self.config.nearest
@@ -187,7 +187,7 @@ class MCVD(nn.Module):
             # differs: a grey frame and a hidden one look alike in the paper; one more channel tells them apart.
             told = shown[:, :, None, None].expand(-1, -1, *cond.shape[-2:])
             cond = torch.cat([cond, told.to(cond.dtype)], dim=1)
-        return Context(self.unet.see(cond), around, there)
+        return Context(self.unet.see(cond), around, there, paints)
 
     def when(self, time: Tensor, shown: Bool[Tensor, "b n"]) -> list[Tensor]:
         """The times' part of the network; `flagged` models are told whether the past is shown (all of it)."""
@@ -222,7 +222,10 @@ class MCVD(nn.Module):
         looks = looks.repeat_interleave(config.stem, 5).repeat_interleave(config.stem, 6)
         masks = rearrange(from_depth(masks, config.stem), "b (k n) h w -> b k n h w", k=k)
         hidden = ~context.there.repeat_interleave(config.moves, 1)
-        hidden = torch.cat([torch.zeros_like(hidden[:, :1]), hidden], dim=1)[:, None, :, None, None]
+        unpainted = torch.zeros_like(hidden[:, :1])
+        if context.paints is not None:
+            unpainted = ~(context.paints[:, None] | hidden.all(1, keepdim=True))
+        hidden = torch.cat([unpainted, hidden], dim=1)[:, None, :, None, None]
         masks = masks.masked_fill(hidden, float("-inf")).softmax(2)
         frames = []
         for i in range(k):
@@ -265,7 +268,10 @@ def objective(net: nn.Module, clip: Clip, known: Known, rng: Rng) -> Loss:
     eps = _draw_noise(config, frames, time, rng)
     wide = (slice(None), None, None, None, None)
     x = alpha[wide] * frames + sigma[wide] * eps
-    output = net(x, net.when(time, shown), net.see(_worn(config, context, rng), shown, context))
+    # Painting is learnt sooner than moving, which would then never be: half of the examples must do without.
+    paints = rng.uniform((), frames.device) < 0.5 if config.moves and net.training else None
+    seen = net.see(_worn(config, context, rng), shown, context, paints)
+    output = net(x, net.when(time, shown), seen)
     v = noise.v_of(frames, eps, alpha[wide], sigma[wide])
     error = output - {"eps": eps, "v": v, "x0": frames}[config.predicts]
     error = 0.5 * error**2 if config.loss == "l2" else error.abs()

@@ -27,7 +27,7 @@ class Along:
     """Values at one discount along a video.
 
     frames   at which there is one
-    error    standard error over draws
+    error    standard error over draws; NaN where there is none, as of a single one, or where nothing was drawn
     ended    share of the draws in which all is over
     true     returns of the episode, where they are known; NaN where they are not
     """
@@ -93,8 +93,8 @@ def value_page(told: Told) -> Page:
     return Page(
         told.title,
         "The value of a moment is the sum of all rewards to come, those further away discounted by gamma for every "
-        "frame. It is estimated from draws of the discounted future, without a roll-out: each draw is one state that "
-        "the video may come to, at a random delay.",
+        "frame. It is the mean reward of the discounted future, without a roll-out: each draw is one state that the "
+        "video may come to, at a random delay.",
         Facts(list(told.facts)),
         [*sections, again],
     )
@@ -111,9 +111,9 @@ def _last(told: Told) -> Section:
             last = math.nan if one.true is None else one.true[-1]
             row.append(last if math.isfinite(last) else None)
         rows.append(row)
-    head = ["gamma", "frames ahead, in the mean", "value", "draws in which all is over", *(["true return"] * truth)]
+    head = ["gamma", "frames ahead, in the mean", "value", "all is over", *(["true return"] * truth)]
     frame = told.along[0].frames[-1]
-    table = Table(head, rows, f"With 95 % intervals over draws. Frame {frame}, at {frame / told.fps:.2f} s.")
+    table = Table(head, rows, f"{_over_draws(told)}Frame {frame}, at {frame / told.fps:.2f} s.")
     blocks: list[Block] = [table]
     if told.video is not None:
         every = -(-len(told.video) // MOST)
@@ -121,6 +121,12 @@ def _last(told: Told) -> Section:
         film = Film([Row("video", told.video[::every])], max(told.fps / every, 1.0), caption, with_strip=True)
         blocks.insert(0, film)
     return Section("The end of the video", "What is to come after its last frame.", blocks)
+
+
+def _over_draws(told: Told) -> str:
+    if any(math.isfinite(error) for one in told.along for error in one.error):
+        return "With 95 % intervals over draws. "
+    return "The model holds these values itself, and nothing was drawn for them. "
 
 
 def curves(told: Told) -> Section:
@@ -139,7 +145,7 @@ def curves(told: Told) -> Section:
             Series(f"gamma {one.gamma:g}", one.frames, [v * (1 - one.gamma) for v in one.value]) for one in told.along
         ]
         blocks.append(Curve(scaled, "frame", "mean reward of the future, (1 - gamma) value"))
-    text = "Bands are 95 % intervals over draws."
+    text = _over_draws(told).strip()
     if any(one.true is not None for one in told.along):
         text += (
             " The true return is of the rewards that really came; unless the episode ended for good, it is divided by "
