@@ -45,7 +45,9 @@ LR = {"the paper's target, schedule and EMA": 2e-4}  # the paper's
 
 
 def recipe_of(arm: str) -> Recipe:
-    return mcvd_digits(small(**ARMS[arm]), lr=LR.get(arm, 2e-3), p_hide_past=0.2, p_hide_future=0.5, look_every=10**9)
+    return mcvd_digits(
+        small(**ARMS[arm]), lr=LR.get(arm, 2e-3), p_hide_past=0.2, p_hide_future=0.5, p_part=0.3, look_every=10**9
+    )
 
 
 def seconds_a_step(recipe: Recipe, precision: torch.dtype, steps: int = 4) -> float:
