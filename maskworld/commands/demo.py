@@ -448,10 +448,11 @@ def _worth(world: World, name: str, size: Size, seed: int) -> tuple[list[Section
     rows = [Row("episode", episode.frames)]
     text = (
         "An episode that the model has not seen (it comes with the model). The value of a moment is the sum of the "
-        "rewards to come (here: how fast it runs), discounted; it is the mean reward of futures drawn at once, "
+        "rewards to come (here: how fast it runs), discounted; it is the mean reward of the future, which is "
         "not rolled out. "
     )
-    caption = f"{size.futures} draws at each of {len(frames)} moments and {len(gammas)} discounts: {seconds:.1f} s."
+    each = "Values without draws" if world.net.config.reward_bins else f"{size.futures} draws"
+    caption = f"{each} at each of {len(frames)} moments and {len(gammas)} discounts: {seconds:.1f} s."
     command = Code(
         "maskworld data make control-cheetah episodes --episodes 12 --policy all\n"
         f"maskworld value estimate {name} episodes -o page"
