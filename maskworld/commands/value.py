@@ -419,8 +419,7 @@ def values_along(
             true = None
             if outcome is not None:
                 true = returns.true_returns(outcome.rewards, gamma, outcome.terminal)[list(frames)].tolist()
-            error = np.full_like(found.error, math.nan) if subject.net.config.reward_bins else found.error
-            numbers = (found.value.tolist(), error.tolist(), found.ended.tolist())
+            numbers = (found.value.tolist(), found.error.tolist(), found.ended.tolist())
             along.append(Along(gamma, frames, *numbers, true))
     return along
 

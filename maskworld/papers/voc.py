@@ -534,7 +534,7 @@ class Drawn(NamedTuple):
 
 class Value(NamedTuple):
     """The value of each state, its standard error over draws, and the share of draws in which all is over. Where
-    nothing was drawn the error is 0, and the share a probability."""
+    nothing was drawn the error is NaN, as of a single draw, and the share a probability."""
 
     mean: Float[Tensor, " b"]
     error: Float[Tensor, " b"]
@@ -562,29 +562,27 @@ def draws(
 
     Raises ValueError for a discount that was not learnt, or that lies beyond those that were.
     """
-    return drawn(net, states, told, num, rng, precision=precision, ends=ends).states
+    return _write(net, states, told, num, rng, precision, ends)[..., -net.config.tokens :]
 
 
 def drawn(
-    net: VOC,
-    states: Int[Tensor, "b n"],
-    told: Told,
-    num: int,
-    rng: Rng,
-    *,
-    precision: torch.dtype = torch.float32,
-    ends: bool = True,
+    net: VOC, states: Int[Tensor, "b n"], told: Told, num: int, rng: Rng, precision: torch.dtype = torch.float32
 ) -> Drawn:
     """The same with the reward of each: the one that was written before it, or else what is read from it."""
+    return of_written(net, _write(net, states, told, num, rng, precision, True))
+
+
+@torch.no_grad()
+def _write(
+    net: VOC, states: Int[Tensor, "b n"], told: Told, num: int, rng: Rng, precision: torch.dtype, ends: bool
+) -> Int[Tensor, "b k m"]:
     _check_learnt(net, told)
     if num < 1:
         raise ValueError(f"{num} draws of each state: 1 or more are needed")
-    with torch.no_grad():
-        extra = net.occupancy.told(told)
-        extra = None if extra is None else extra[:, None].expand(-1, num, -1)
-        uniform = rng.uniform((num, net.config.written), states.device)
-        ends = ends and net.config.ends
-        return of_written(net, net.occupancy.lm.draw(states, extra, uniform, precision=precision, ends=ends)[0])
+    extra = net.occupancy.told(told)
+    extra = None if extra is None else extra[:, None].expand(-1, num, -1)
+    uniform = rng.uniform((num, net.config.written), states.device)
+    return net.occupancy.lm.draw(states, extra, uniform, precision=precision, ends=ends and net.config.ends)[0]
 
 
 def of_written(net: VOC, tokens: Int[Tensor, "b k m"]) -> Drawn:
@@ -618,7 +616,7 @@ def value(
     """
     if net.config.reward_bins:
         return expected(net, states, told)
-    found = drawn(net, states, told, num, rng, precision=precision)
+    found = drawn(net, states, told, num, rng, precision)
     scale = 1 / (1 - told.gamma)
     error = found.rewards.std(1) / math.sqrt(num) if num > 1 else torch.full_like(told.gamma, math.nan)
     ended = (found.states == net.config.vocab).any(2).float().mean(1)
@@ -643,7 +641,7 @@ def expected(net: VOC, states: Int[Tensor, "b n"], told: Told) -> Value:
     likely = lm(read, states, net.occupancy.told(told), first)[:, 0].softmax(-1)
     mean = likely[:, : config.reward_bins] @ net.reward_values
     ended = likely[:, config.vocab :].sum(1)
-    return Value(mean / (1 - told.gamma), torch.zeros_like(mean), ended)
+    return Value(mean / (1 - told.gamma), torch.full_like(mean, math.nan), ended)
 
 
 def mve_weights(gamma: float, wanted: float, steps: int) -> tuple[Float[Tensor, " n"], float]:
@@ -676,7 +674,7 @@ def mve(
     after them is taken from the model where it has learnt `wanted`, and else shared out among the draws."""
     weights, left = mve_weights(gamma, wanted, steps)
     b, device = len(states), states.device
-    now = drawn(net, states, Told(torch.full((b,), gamma, device=device)), num, rng, precision=precision)
+    now = drawn(net, states, Told(torch.full((b,), gamma, device=device)), num, rng, precision)
     gone = torch.zeros(b, num, dtype=torch.bool, device=device)
     total = torch.zeros(b, num, device=device)
     for i in range(steps):
@@ -706,7 +704,7 @@ def unrolled(
     comes after is taken to go on as it was, by dividing by 1 - gamma^steps."""
     check_gamma(gamma)
     b, device = len(states), states.device
-    now = drawn(net, states, Told(torch.zeros(b, device=device)), num, rng, precision=precision)
+    now = drawn(net, states, Told(torch.zeros(b, device=device)), num, rng, precision)
     total = torch.zeros(b, num, device=device)
     gone = torch.zeros(b, num, dtype=torch.bool, device=device)
     for i in range(steps):
