@@ -6,7 +6,6 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import torch
@@ -97,12 +96,6 @@ def net(**changes) -> mcvd.MCVD:
         for value in network.parameters():
             value.add_(torch.randn_like(value) * 0.05)
     return network.eval()
-
-
-MOVES: dict[str, Any] = {
-    "current": 1, "stem": 2, "predicts": "x0", "weight": "min_snr", "told": True, "partial": True, "moves": 2,
-    "reach": 2, "context_noise": 0.4, "nearest_worn": True,
-}  # fmt: skip
 
 
 def mcvd_family(solver: solve.Solver = solve.ddim, steps: int = 3, **changes) -> Family:
@@ -280,7 +273,9 @@ FAMILIES: dict[str, Callable[[], Family]] = {
     "mcvd ours": lambda: mcvd_family(
         solve.dpmpp_2m, stem=2, told=True, partial=True, predicts="x0", weight="min_snr", schedule="cosine"
     ),
-    "mcvd moves": lambda: mcvd_family(**MOVES),
+    "mcvd motions": lambda: mcvd_family(
+        current=1, past=3, stem=2, predicts="x0", weight="min_snr", told=True, partial=True, motions=2, reach=2
+    ),
     "mcvd v": lambda: mcvd_family(solve.heun, predicts="v", weight="min_snr"),
     "mcvd colour, ddpm": lambda: mcvd_family(solve.ddpm, channels=3),
     "mcvd fpndm": lambda: dataclasses.replace(mcvd_family(solve.fpndm, steps=5), honours=some_masks),

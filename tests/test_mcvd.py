@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -360,10 +361,10 @@ class Perfect(mcvd.MCVD):
     def forward(self, x: Tensor, when: Sequence[Tensor], seen: object) -> Tensor:
         return self.answer.expand_as(x)
 
-    def see(self, context: Tensor, shown: Tensor, clean: Tensor | None = None, paints: Tensor | None = None):
+    def see(self, context: Tensor, shown: Tensor):
         last = context[:, self.config.past - 1 : self.config.past]
         self.answer = torch.where(shown[:, self.config.past - 1, None, None, None, None], last, 0.0)
-        return super().see(context, shown, clean, paints)
+        return super().see(context, shown)
 
 
 @pytest.mark.parametrize("name", ["ddpm", "ddim", "dpmpp_2m", "euler", "heun"])
@@ -414,145 +415,102 @@ def test_noise_on_the_context_is_for_half_of_the_examples_and_hides_nothing_else
     assert mcvd._worn(mcvd.tiny(), context, Rng.of(0, batch=64)) is context
 
 
-def test_near_frames_are_worn_and_those_beyond_are_not() -> None:
-    """Each side by itself, in half of the examples, from the block outwards, as strongly as the draw says."""
-    config = mcvd.tiny(past=4, future=3, context_noise=0.5, nearest_worn=True)
-    worn = mcvd._worn(config, torch.zeros(400, 7, 1, 16, 16), Rng.of(0, batch=400)).flatten(2).std(2)
-    for side in (worn[:, :4].flip(1), worn[:, 4:]):  # the nearest first
-        touched = side > 0
-        assert 160 < touched[:, 0].sum() < 240
-        assert (touched[:, 1:] <= touched[:, :-1]).all()
-        lengths = touched.sum(1)[touched[:, 0]]
-        assert torch.bincount(lengths, minlength=side.shape[1] + 1)[1:].min() > 0.15 * len(lengths)
-        assert side.max() < 0.6 and 0.2 < side[:, 0][touched[:, 0]].mean() < 0.3
-        some = side[touched.all(1)]
-        assert ((some - some[:, :1]).abs() < 0.1).all()  # of one strength
-    both = (worn[:, 3] > 0) & (worn[:, 4] > 0)
-    assert 60 < both.sum() < 140
-
-
-def test_what_was_drawn_is_seen_worn_and_what_was_given_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = random_tiny(current=1, told=True, partial=True, predicts="x0", weight="min_snr", moves=1, reach=2)
-    seen: list[tuple[Tensor, Tensor, Tensor]] = []
-    see = net.see
-    monkeypatch.setattr(net, "see", lambda *given: (seen.append(given), see(*given))[1])
-    clip = of_frames(torch.zeros(1, 1, 6, 1, 16, 16))
-    known = past_and_future(2, 4, 0)
-    done = mcvd.fill(net, mcvd.Sampling(steps=2, solver=solve.ddim, worn=0.5))(clip, known, Rng.of(0))
-    assert torch.equal(done.frames[:, :, :2], clip.frames[:, :, :2])
-    assert len(seen) == 4
-    for i, (context, shown, clean) in enumerate(seen):
-        added = (context - clean)[0].flatten(1).std(1)
-        drawn = torch.tensor([i >= 2, i >= 1, False, False])
-        assert ((added > 0.4) == drawn).all() and (added[~drawn] == 0).all()
-        assert shown.tolist() == [[True, True, False, False]]
-        assert torch.equal(clean[0, :2], done.frames[0, 0, i : i + 2])
-
-
-# -- moved frames ------------------------------------------------------------------------------------
+# -- where motions lead ------------------------------------------------------------------------------
 
 
 def moving(**changes) -> mcvd.MCVD:
-    """Two moves of up to 2 pixels of the frames before and after, by a network whose output is its last bias."""
-    config = mcvd.tiny(current=1, stem=2, predicts="x0", weight="min_snr", told=True, moves=2, reach=2, **changes)
-    net = mcvd.MCVD(config).eval()
+    """Of three frames on either side, the one motion there is, of up to 2 pixels."""
+    config = mcvd.tiny(size=32, past=3, future=3, predicts="x0", weight="min_snr", motions=1, reach=2, attention=(16,))
+    return mcvd.MCVD(dataclasses.replace(config, **changes)).eval()
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def passing() -> Tensor:
+    """Eight frames of a patch on its way."""
+    first = torch.full((1, 32, 32), -1.0)
+    first[:, 10:20, 10:20] = torch.rand(10, 10, generator=seeded())
+    return torch.stack([first.roll((i - 3, 3 - i), (1, 2)) for i in range(8)])[None]
+
+
+def test_what_is_extrapolated_is_what_comes_if_all_goes_on() -> None:
+    """Every frame of the block from either side; the network is shown it between the context and what is hidden."""
+    net = moving(current=2, told=True)
+    assert net.config.num_extrapolated == 3 + 3
+    assert net.unet.dim_cond == 6 + 12 + 6 and net.unet.out.out_channels == 2 * (1 + 9)
+    film = passing().repeat(3, 1, 1, 1, 1)
+    shown = torch.tensor([[True] * 6, [False] * 2 + [True] * 4, [True] * 5 + [False]])
+    found, there = net.extrapolated(torch.where(shown[:, :, None, None, None], film[:, [0, 1, 2, 5, 6, 7]], 0.0), shown)
+    assert there.tolist() == [[True] * 6, [False] * 3 + [True] * 3, [True] * 5 + [False]]
+    for example in range(3):
+        for i in range(2):
+            mine = found[example, i, there[example]]
+            assert (mine == film[0, 3 + i]).all()
+    assert (found[~there[:, None].expand(-1, 2, -1)] == 0).all()
+
+
+def test_pixels_are_shared_out_and_nothing_comes_from_what_is_hidden() -> None:
+    """What is painted and the pictures, each by its score, and by what is in all of them; hidden ones have no share."""
+    net = moving(current=1, stem=2)
+    bias = net.unet.out.bias
+    assert bias is not None and len(bias) == 4 + 4 * 9
+    score = torch.tensor([0.5, 1.0, 0.0, 2.0, 0.0, -1.0, 0.3, 0.8, -0.5])
     with torch.no_grad():
         net.unet.out.weight.zero_()
-    return net
-
-
-def say(net: mcvd.MCVD, looks: dict[int, tuple[int, int]], masks: Sequence[float], painted: float = 0.0) -> None:
-    """Which moved frame looks where (rows, columns), and how much each counts, what is painted first."""
-    bias = net.unet.out.bias
-    assert bias is not None
+        bias[:4], bias[4:] = 0.2, score.repeat_interleave(4)
+    context = torch.stack([torch.full((1, 32, 32), v) for v in (0.9, 0.4, -0.6, 0.1, -0.3, 0.7)])[None]
+    shown = torch.tensor([[True] * 6, [False] * 4 + [True] * 2, [False, True, True] + [False] * 3, [False] * 6])
+    # Painted; from the past and the future, the nearest first; the nearest of the past and of the future, aligned.
+    value = torch.tensor([0.2, -0.6, 0.4, 0.9, 0.1, -0.3, 0.7, -0.6, 0.1])
+    counts = torch.tensor([[1] * 9, [1] + [0] * 8, [1, 1, 1, 0, 0, 0, 0, 1, 0], [1] + [0] * 8])
+    x, when = torch.zeros(4, 1, 1, 32, 32), net.when(torch.zeros(4, dtype=torch.long), shown)
     with torch.no_grad():
-        bias.zero_()
-        bias[:4] = painted
-        places = bias[4 : 4 + 4 * 2 * 5].view(4, 2, 5)
-        for j, (y, x) in looks.items():
-            places[j, 0, 2 + y], places[j, 1, 2 + x] = 50.0, 50.0
-        bias[4 + 4 * 2 * 5 :].view(5, 4)[:] = torch.tensor(masks)[:, None]
+        for chosen in (torch.zeros(9), torch.arange(9) / 3):
+            assert net.choose.score.bias is not None
+            net.choose.score.bias.copy_(chosen)
+            found = net(x, when, net.see(context.expand(4, -1, -1, -1, -1), shown))
+            weight = counts * (score + chosen).exp()
+            want = (weight * value).sum(1) / weight.sum(1)
+            torch.testing.assert_close(found, want[:, None, None, None, None].expand_as(found))
 
 
-def drawn_by(net: mcvd.MCVD, context: Tensor, shown: Tensor, clean: Tensor | None = None) -> Tensor:
-    b = len(context)
-    x, when = torch.zeros(b, net.config.current, *context.shape[2:]), net.when(torch.zeros(b, dtype=torch.long), shown)
-    with torch.no_grad():
-        return net(x, when, net.see(context, shown, clean))[:, 0]
+def test_the_nearest_frames_are_moved_to_where_the_noise_has_them() -> None:
+    """Of a block of two frames at the noise of each example's own time, from either side."""
+    net = moving(current=2)
+    film, time = passing().repeat(2, 1, 1, 1, 1), torch.tensor([20, 30])
+    shown = torch.ones(2, 6, dtype=torch.bool)
+    alpha, sigma = net.config.noise_schedule().at(time)
+    assert sigma.min() > 0.25
+    wide = (slice(None), None, None, None, None)
+    x = alpha.float()[wide] * film[:, 3:5] + sigma.float()[wide] * torch.randn(2, 2, 1, 32, 32, generator=seeded())
+    *_, told = net.when(time, shown)
+    torch.testing.assert_close(told[:, 0], alpha.float())
+    found = net.aligned(x, told[:, 0], film[:, [2, 5]])
+    assert found.shape == (2, 2, 2, 1, 32, 32)
+    far = (found - film[:, 3:5, None])[..., 6:24, 6:24].square().mean((-3, -2, -1))
+    unmoved = (film[:, [2, 5]][:, None] - film[:, 3:5, None])[..., 6:24, 6:24].square().mean((-3, -2, -1))
+    assert (far < 0.3 * unmoved).all()
 
 
-def test_a_moved_frame_is_the_one_before_or_after_moved() -> None:
-    """Every place within reach, of either frame; beyond an edge there is more of the edge; colours move together."""
-    net = moving(channels=3)
-    bias = net.unet.out.bias
-    assert bias is not None and len(bias) == 12 + 4 * 2 * 5 + 5 * 4
-    net = moving()
-    context = torch.rand(2, 4, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    shown = torch.ones(2, 4, dtype=torch.bool)
-    for j, frame in ((0, 1), (1, 1), (2, 2), (3, 2)):
-        for y, x in ((0, 0), (-2, 1), (2, 2), (1, -2)):
-            masks = [-50.0] * 5
-            masks[1 + j] = 50.0
-            say(net, {j: (y, x)}, masks)
-            wide = torch.nn.functional.pad(context[:, frame], (2,) * 4, mode="replicate")
-            want = wide[:, :, 2 + y : 18 + y, 2 + x : 18 + x]
-            torch.testing.assert_close(drawn_by(net, context, shown), want, atol=1e-5, rtol=0)
-            torch.testing.assert_close(
-                drawn_by(net, torch.zeros_like(context), shown, context), want, atol=1e-5, rtol=0
-            )
-
-
-def test_pixels_are_shared_out_and_nothing_comes_from_hidden_frames() -> None:
-    net = moving()
-    context = torch.stack([torch.full((1, 16, 16), v) for v in (9.0, 0.4, -0.6, 9.0)])[None].repeat(3, 1, 1, 1, 1)
-    shown = torch.tensor([[True, True, True, True], [False, False, True, True], [False] * 4])
-    say(net, {}, [0.0, 1.0, 0.0, 2.0, 0.0], painted=0.2)
-    e = torch.tensor([0.0, 1.0, 0.0, 2.0, 0.0]).exp()
-    value = torch.tensor([0.2, 0.4, 0.4, -0.6, -0.6])
-    want = [(e * value).sum() / e.sum(), (e * value)[[0, 3, 4]].sum() / e[[0, 3, 4]].sum(), 0.2]
-    found = drawn_by(net, context, shown)
-    for one, level in zip(found, want, strict=True):
-        torch.testing.assert_close(one, torch.full((1, 16, 16), float(level)))
-
-
-def test_who_may_not_paint_moves_what_there_is() -> None:
-    """Half of the examples of a training: the others, and those who see no frame next to the block, paint."""
-    net = moving()
-    context = torch.stack([torch.full((1, 16, 16), v) for v in (9.0, 0.4, -0.6, 9.0)])[None].repeat(4, 1, 1, 1, 1)
-    shown = torch.tensor([[True] * 4, [True] * 4, [False, False, True, True], [False] * 4])
-    say(net, {}, [30.0, 0.0, 0.0, 0.0, 0.0], painted=0.2)
-    x, when = torch.zeros(4, 1, 1, 16, 16), net.when(torch.zeros(4, dtype=torch.long), shown)
-    paints = torch.tensor([True, False, False, False])
-    with torch.no_grad():
-        found = net(x, when, net.see(context, shown, None, paints)).mean((1, 2, 3, 4))
-    torch.testing.assert_close(found, torch.tensor([0.2, -0.1, -0.6, 0.2]), atol=1e-5, rtol=0)
-    asked: list[Tensor | None] = []
-    see = net.see
-    net.see = lambda *given: (asked.append(given[3]), see(*given))[1]  # type: ignore[method-assign]
-    frames, known = of_frames(torch.zeros(200, 1, net.config.num_frames, 1, 16, 16)), past_and_future(2, 1, 2, 200)
-    for training in (True, False):
-        mcvd.objective(net.train(training), frames, known, Rng.of(0, batch=200))
-    assert asked[1] is None and asked[0] is not None and 70 < asked[0].sum() < 130
-
-
-def test_moves_begin_still_and_every_part_learns() -> None:
+def test_every_part_of_a_network_that_sees_motions_learns() -> None:
     torch.manual_seed(0)
-    net = mcvd.MCVD(mcvd.tiny(stem=2, predicts="x0", weight="min_snr", moves=2, reach=2))
-    looks = net.unet.out.bias[2 * 4 : 2 * 4 + 2 * 4 * 2 * 5].view(-1, 5)  # type: ignore[index]
-    assert (looks.argmax(1) == 2).all()
-    twins = net.unet.out.weight.flatten(1)
-    assert (torch.cdist(twins, twins) + torch.eye(len(twins)) > 1e-6).all()
-    frames = of_frames(torch.rand(2, 1, net.config.num_frames, 1, 16, 16) * 2 - 1)
-    known = past_and_future(2, net.config.current, 2, 2)
+    net = moving(current=2, stem=2, told=True)
+    torch.nn.init.normal_(net.choose.score.weight, std=0.1)
+    frames, known = of_frames(passing()[:, None].repeat(2, 1, 1, 1, 1, 1)), past_and_future(3, 2, 3, 2)
     mcvd.objective(net, frames, known, Rng.of(0, batch=2)).total.mean().backward()
-    grad = net.unet.out.bias.grad  # type: ignore[union-attr]
-    assert grad is not None and bool((grad != 0).all())
+    for name, value in net.named_parameters():
+        assert value.grad is not None and bool((value.grad != 0).any()), name
+    grad = net.unet.out.weight.grad
+    assert grad is not None and bool((grad.flatten(1) != 0).any(1).all())
 
 
-def test_moves_that_cannot_be_are_refused() -> None:
-    for wrong in ({"predicts": "v"}, {"moves": -1}, {"reach": 0}, {"past": 0, "future": 0}):
-        with pytest.raises(ValueError, match="context frames are moved into clean ones"):
-            mcvd.tiny(**{"predicts": "x0", "weight": "min_snr", "moves": 1, **wrong})
+def test_motions_that_cannot_be_are_refused() -> None:
+    for wrong in ({"motions": -1}, {"reach": 0}, {"past": 1, "future": 1}, {"predicts": "v"}):
+        with pytest.raises(ValueError, match="is seen in two frames of one side"):
+            mcvd.tiny(**{"motions": 1, "predicts": "x0", "weight": "min_snr", **wrong})
+    assert mcvd.tiny(motions=1, predicts="x0", past=1, future=5).num_extrapolated == 3
 
 
 def test_resampling_in_bf16_is_that_of_float32_rounded() -> None:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from maskworld import noise, solve
 from maskworld.clip import Clip
 from maskworld.masks import check_fits, on_pixels, whole_frames
+from maskworld.nets.motion import DEPTH, aligned, extrapolated, num_extrapolated
 from maskworld.nets.precision import computing
 from maskworld.nets.unet import Seen, UNet, from_depth, to_depth
 from maskworld.noise import Estimate, Level, Rng, Schedule
@@ -62,8 +63,7 @@ class Config:
     told: bool = False
     partial: bool = False
     context_noise: float = 0.0
-    nearest_worn: bool = False
-    moves: int = 0
+    motions: int = 0
     reach: int = 4
 
     def __post_init__(self) -> None:
@@ -75,10 +75,12 @@ class Config:
             raise ValueError("Gamma noise is defined for a network that predicts the noise")
         if not 0 <= self.context_noise <= 1:
             raise ValueError(f"context_noise is a standard deviation from 0 to 1, not {self.context_noise}")
-        if self.moves < 0 or self.reach < 1 or (self.moves and (self.predicts != "x0" or not self.num_context)):
+        seen_moving = max(self.past, self.future) > 1 and self.predicts == "x0"
+        if self.motions < 0 or self.reach < 1 or (self.motions and not seen_moving):
             raise ValueError(
-                f"{self.moves} moves of at most {self.reach} pixels, where {self.num_context} frames are seen and "
-                f"{self.predicts} is predicted: context frames are moved into clean ones (x0), by 1 pixel or more"
+                f"{self.motions} motions of at most {self.reach} pixels a frame, with {self.past} frames seen before, "
+                f"{self.future} after and {self.predicts} predicted: a motion is 1 pixel or more, is seen in two "
+                "frames of one side, and leads to a clean frame (x0)"
             )
 
     @property
@@ -90,14 +92,14 @@ class Config:
         return self.past + self.future
 
     @property
-    def nearest(self) -> list[int]:
-        """Which of the context frames [past | future] are next to the block."""
-        return [self.past - 1] * (self.past > 0) + [self.past] * (self.future > 0)
+    def num_extrapolated(self) -> int:
+        """Pictures of where motions lead, for each frame of the block (`MCVD.extrapolated`)."""
+        return sum(num_extrapolated(side, self.motions) for side in (self.past, self.future))
 
     @property
-    def num_moved(self) -> int:
-        """Of each frame of the block."""
-        return self.moves * len(self.nearest)
+    def num_aligned(self) -> int:
+        """The same of the frames next to the block, moved to where the noise has them (`MCVD.aligned`)."""
+        return self.motions * ((self.past > 0) + (self.future > 0))
 
     def noise_schedule(self) -> Schedule:
         if self.schedule == "linear":
@@ -105,33 +107,55 @@ class Config:
         return noise.cosine(self.num_times, None if self.schedule == "cosine_unclipped" else 0.999)
 
 
+class Choose(nn.Module):
+    """How much each of the pictures of a frame counts at each pixel, by what is there in all of them."""
+
+    def __init__(self, dim: int, shares: int, width: int = 32):
+        super().__init__()
+        self.look = nn.Conv2d(dim, width, 3, padding=1)
+        self.score = nn.Conv2d(width, shares, 1)
+        nn.init.zeros_(self.score.weight)
+        nn.init.zeros_(self.score.bias)  # type: ignore[arg-type]
+        with torch.no_grad():
+            self.score.bias[0] = 2.0  # type: ignore[index]  # what is painted, first, is to be learnt: a third at first
+
+    def forward(self, looks: Float[Tensor, "b k m c h w"]) -> Float[Tensor, "b k n h w"]:
+        h = rearrange(looks, "b k m c h w -> (b k) (m c) h w").contiguous(memory_format=torch.channels_last)
+        return self.score(F.silu(self.look(h))).unflatten(0, looks.shape[:2]).float()
+
+
 class Context(NamedTuple):
     """What a block is drawn from.
 
-    seen    what the network makes of the context frames
-    around  of the nearest ones, what is around each pixel; None where nothing is moved
-    there   whether these are shown
-    paints  whether the network may paint, too; None: always
+    seen      what the network makes of the context frames
+    pictures  of each frame of the block, where motions lead; None where they are not looked for
+    nearest   the frames next to the block
+    there     which of all pictures, the aligned ones last, say something
     """
 
     seen: Seen
-    around: Float[Tensor, "b s c ky kx h w"] | None
-    there: Bool[Tensor, "b s"] | None
-    paints: Bool[Tensor, " b"] | None = None
+    pictures: Float[Tensor, "b k m c h w"] | None = None
+    nearest: Float[Tensor, "b s c h w"] | None = None
+    there: Bool[Tensor, "b m"] | None = None
 
 
 class MCVD(nn.Module):
-    """The network with its configuration. Frames are stacked along channels: [current | past | future]."""
+    """The network with its configuration. Frames are stacked along channels: [current | past | future], and then what
+    is extrapolated from these, and which of them are shown."""
 
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        per_frame = config.channels * config.stem**2
+        per_frame, shares = config.channels * config.stem**2, 0
+        if config.motions:
+            shares = 1 + config.num_extrapolated + config.num_aligned
+            self.choose = Choose(config.channels * (shares + 1), shares)
         self.unet = UNet(
             size=config.size // config.stem,
-            dim_x=config.current * per_frame,
-            dim_cond=config.num_context * (per_frame + config.told),
-            dim_out=config.current * per_frame + self._dim_moves(),
+            dim_x=config.current * per_frame * (1 + config.num_aligned),
+            dim_cond=(config.num_context + config.current * config.num_extrapolated) * per_frame
+            + config.num_context * config.told,
+            dim_out=config.current * (per_frame + shares * config.stem**2),
             width=config.width,
             multiples=config.multiples,
             blocks=config.blocks,
@@ -141,114 +165,99 @@ class MCVD(nn.Module):
             spatin=config.spatin,
             flagged=config.flagged,
         )
-        if config.moves:
-            self._begin_still()
-
-    def _dim_moves(self) -> int:
-        """For each moved frame a place to look at, in y and x, and for each pixel which of them it comes from."""
-        config = self.config
-        if not config.moves:
-            return 0
-        masks = (config.num_moved + 1) * config.stem**2
-        return config.current * (config.num_moved * 2 * (2 * config.reach + 1) + masks)
-
-    def _begin_still(self) -> None:
-        """Moved frames begin nearly where they are. By chance no two are alike: twins would stay twins."""
-        config, out = self.config, self.unet.out
-        assert out.bias is not None
-        first = config.current * config.channels * config.stem**2
-        looks = config.current * config.num_moved * 2 * (2 * config.reach + 1)
-        with torch.no_grad():
-            nn.init.normal_(out.weight[first:], std=0.02)
-            out.bias[first : first + looks].view(-1, 2 * config.reach + 1)[:, config.reach] = 1.0
 
     def label(self, time: Float[Tensor, " n"] | Int[Tensor, " n"]) -> Tensor:
         """The original counts from the most noise: label 0 is time T - 1."""
         return self.config.num_times - 1 - time
 
-    def see(
-        self,
-        context: Float[Tensor, "b n c h w"],
-        shown: Bool[Tensor, "b n"],
-        clean: Float[Tensor, "b n c h w"] | None = None,
-        paints: Bool[Tensor, " b"] | None = None,
-    ) -> Context:
-        """What the network makes of the context frames [past | future]; a hidden one is grey (0). Pixels are moved from
-        the `clean` ones, if those that are seen are worn. Where it must not paint, frames are moved alone, if there are
-        any."""
-        around = there = None
-        if self.config.moves:
-            nearest = self.config.nearest
-            around = _around((context if clean is None else clean)[:, nearest], self.config.reach)
-            there = shown[:, nearest]
+    def see(self, context: Float[Tensor, "b n c h w"], shown: Bool[Tensor, "b n"]) -> Context:
+        """What the network makes of the context frames [past | future]; a hidden one is grey (0)."""
+        config = self.config
         context = torch.where(shown[:, :, None, None, None], context, 0.0)
-        cond = to_depth(rearrange(context, "b n c h w -> b (n c) h w"), self.config.stem)
-        if self.config.told:
+        frames, moved = context, ()
+        if config.motions:
+            pictures, there = self.extrapolated(context, shown)
+            frames = torch.cat([context, pictures.flatten(1, 2).to(context.dtype)], dim=1)
+            nearest = [config.past - 1] * (config.past > 0) + [config.past] * (config.future > 0)
+            there = torch.cat([there, shown[:, nearest].repeat_interleave(config.motions, 1)], dim=1)
+            moved = (pictures, context[:, nearest], there)
+        cond = to_depth(rearrange(frames, "b n c h w -> b (n c) h w"), config.stem)
+        if config.told:
             # differs: a grey frame and a hidden one look alike in the paper; one more channel tells them apart.
             told = shown[:, :, None, None].expand(-1, -1, *cond.shape[-2:])
             cond = torch.cat([cond, told.to(cond.dtype)], dim=1)
-        return Context(self.unet.see(cond), around, there, paints)
+        return Context(self.unet.see(cond), *moved)
+
+    def extrapolated(
+        self, context: Float[Tensor, "b n c h w"], shown: Bool[Tensor, "b n"]
+    ) -> tuple[Float[Tensor, "b k m c h w"], Bool[Tensor, "b m"]]:
+        """differs: what the context frames would show in each frame of the block, if all went on as it goes: the
+        motion-compensated prediction of video coding, from either side; and whether they are shown."""
+        config = self.config
+        past, future = slice(0, config.past), slice(config.past, None)
+        blocks, there = [], []
+        for frames, which, nearest in (
+            (context[:, past].flip(1), shown[:, past].flip(1), range(1, config.current + 1)),
+            (context[:, future], shown[:, future], range(config.current, 0, -1)),
+        ):
+            if num_extrapolated(frames.shape[1], config.motions):
+                blocks.append(torch.stack([extrapolated(frames, which, i, **self._search()) for i in nearest], dim=1))
+                there.append((which[:, :2].all(1, keepdim=True) & which[:, :DEPTH]).repeat(1, config.motions))
+        return torch.cat(blocks, dim=2), torch.cat(there, dim=1)
+
+    def aligned(
+        self, x: Float[Tensor, "b k c h w"], alpha: Float[Tensor, " n"], nearest: Float[Tensor, "b s c h w"]
+    ) -> Float[Tensor, "b k m c h w"]:
+        """differs: the frames next to the block, moved to where a noisy block has what they show. Where a thing goes
+        at a wall is decided with the noise; from then on it looks as it did."""
+        k, past = self.config.current, self.config.past > 0
+        alpha = alpha.expand(len(x))
+        blocks = []
+        for i in range(k):
+            distances = [i + 1] * past + [k - i] * (self.config.future > 0)
+            sides = zip(nearest.unbind(1), distances, strict=True)
+            blocks.append(torch.cat([aligned(x[:, i], alpha, side, d, **self._search()) for side, d in sides], dim=1))
+        return torch.stack(blocks, dim=1)
+
+    def _search(self) -> dict[str, int]:
+        """What is compared is a quarter of the frame."""
+        config = self.config
+        return {"motions": config.motions, "reach": config.reach, "window": 2 * (config.size // 8) + 1}
 
     def when(self, time: Tensor, shown: Bool[Tensor, "b n"]) -> list[Tensor]:
         """The times' part of the network; `flagged` models are told whether the past is shown (all of it)."""
         flag = None
         if self.config.flagged:
             flag = shown[:, : self.config.past].all(1).long().expand(time.shape[0])
-        return self.unet.when(self.label(time), flag)
+        when = self.unet.when(self.label(time), flag)
+        if self.config.motions:
+            when.append(_schedule(self.config).at(time)[0].float()[:, None])
+        return when
 
     def forward(self, x: Float[Tensor, "b k c h w"], when: Sequence[Tensor], context: Context) -> Tensor:
         """The network's output for a noisy block, in float32 and in the block's shape."""
-        k, c = x.shape[1:3]
-        stem = self.config.stem
-        h = to_depth(rearrange(x, "b k c h w -> b (k c) h w"), stem)
-        h = h.contiguous(memory_format=torch.channels_last)
-        out = self.unet(h, when, context.seen).float()
-        painted, moves = out.split([k * c * stem**2, out.shape[1] - k * c * stem**2], dim=1)
-        painted = rearrange(from_depth(painted, stem), "b (k c) h w -> b k c h w", k=k, c=c)
-        return self._composed(painted, moves, context) if self.config.moves else painted
-
-    def _composed(
-        self, painted: Float[Tensor, "b k c h w"], moves: Float[Tensor, "b d gh gw"], context: Context
-    ) -> Float[Tensor, "b k c h w"]:
-        """differs: a pixel is painted by the network, as in the paper, or comes from somewhere near in the frame before
-        or after (dynamic neural advection and its masks; Finn et al. 2016, arXiv 1605.07157). Where from is a
-        distribution over rows and one over columns, one of each for a cell of the stem; which of all these it is, a
-        distribution over them for each pixel. Each nearest frame may be looked at in `moves` places at once."""
-        config = self.config
-        assert context.around is not None and context.there is not None
-        k, n, width = painted.shape[1], config.num_moved, 2 * config.reach + 1
-        looks, masks = moves.split([k * n * 2 * width, k * (n + 1) * config.stem**2], dim=1)
-        looks = rearrange(looks, "b (k n a e) gh gw -> a k n b e gh gw", k=k, n=n, a=2).softmax(4)
-        looks = looks.repeat_interleave(config.stem, 5).repeat_interleave(config.stem, 6)
-        masks = rearrange(from_depth(masks, config.stem), "b (k n) h w -> b k n h w", k=k)
-        hidden = ~context.there.repeat_interleave(config.moves, 1)
-        unpainted = torch.zeros_like(hidden[:, :1])
-        if context.paints is not None:
-            unpainted = ~(context.paints[:, None] | hidden.all(1, keepdim=True))
-        hidden = torch.cat([unpainted, hidden], dim=1)[:, None, :, None, None]
-        masks = masks.masked_fill(hidden, float("-inf")).softmax(2)
-        frames = []
-        for i in range(k):
-            found = painted[:, i] * masks[:, i, :1]
-            for j in range(n):
-                around = context.around[:, j // config.moves]
-                y, x = looks[0, i, j], looks[1, i, j]
-                moved = ((around * y[:, None, :, None]).sum(2) * x[:, None]).sum(2)
-                found = found + moved * masks[:, i, j + 1, None]
-            frames.append(found)
-        return torch.stack(frames, dim=1)
+        (k, c), stem = x.shape[1:3], self.config.stem
+        frames = x[:, :, None]
+        if context.nearest is not None:
+            *when, alpha = when
+            frames = torch.cat([frames, self.aligned(x, alpha[:, 0], context.nearest).to(x.dtype)], dim=2)
+        h = to_depth(rearrange(frames, "b k m c h w -> b (m k c) h w"), stem)
+        out = from_depth(self.unet(h.contiguous(memory_format=torch.channels_last), when, context.seen).float(), stem)
+        painted = rearrange(out[:, : k * c], "b (k c) h w -> b k c h w", k=k, c=c)
+        if context.pictures is None or context.there is None:
+            return painted
+        # differs: each pixel is painted, or is that of a picture of where motions lead. What a thing looks like is
+        # then carried on and not drawn anew (masks: Finn, Goodfellow, Levine 2016, arXiv 1605.07157).
+        looks = torch.cat([painted[:, :, None], context.pictures, frames[:, :, 1:]], dim=2)
+        scores = rearrange(out[:, k * c :], "b (k m) h w -> b k m h w", k=k)
+        scores = scores + self.choose(torch.cat([looks, x[:, :, None]], dim=2))
+        there = torch.cat([torch.ones_like(context.there[:, :1]), context.there], dim=1)
+        shares = scores.masked_fill(~there[:, None, :, None, None], float("-inf")).softmax(2)
+        return (shares[:, :, :, None] * looks).sum(2)
 
     def estimate(self, output: Tensor, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Estimate:
         read = {"eps": noise.as_eps, "v": noise.as_v, "x0": noise.as_x0}[self.config.predicts]
         return read(output, x, alpha, sigma)
-
-
-def _around(frames: Float[Tensor, "b s c h w"], reach: int) -> Float[Tensor, "b s c ky kx h w"]:
-    """The pixels around each one, rows first; beyond an edge its own last ones."""
-    b, s, c, h, w = frames.shape
-    wide = F.pad(frames.float().flatten(0, 1), (reach,) * 4, mode="replicate")
-    found = F.unfold(wide, 2 * reach + 1)
-    return found.view(b, s, c, 2 * reach + 1, 2 * reach + 1, h, w)
 
 
 # -- objective (Sec. 3) ---------------------------------------------------------------------------
@@ -268,10 +277,7 @@ def objective(net: nn.Module, clip: Clip, known: Known, rng: Rng) -> Loss:
     eps = _draw_noise(config, frames, time, rng)
     wide = (slice(None), None, None, None, None)
     x = alpha[wide] * frames + sigma[wide] * eps
-    # Painting is learnt sooner than moving, which would then never be: half of the examples must do without.
-    paints = rng.uniform((), frames.device) < 0.5 if config.moves and net.training else None
-    seen = net.see(_worn(config, context, rng), shown, context, paints)
-    output = net(x, net.when(time, shown), seen)
+    output = net(x, net.when(time, shown), net.see(_worn(config, context, rng), shown))
     v = noise.v_of(frames, eps, alpha[wide], sigma[wide])
     error = output - {"eps": eps, "v": v, "x0": frames}[config.predicts]
     error = 0.5 * error**2 if config.loss == "l2" else error.abs()
@@ -301,24 +307,13 @@ def _worn(config: Config, context: Tensor, rng: Rng) -> Tensor:
     """Context as a roll-out's own frames are: not quite right.
 
     differs: half of the examples see their context under noise of a deviation up to `context_noise`, so that small
-    errors of the blocks before are mended and not handed on. With `nearest_worn` that is asked of each side by itself,
-    and only its nearest 1..n frames are worn, as when they were drawn and those beyond are real: what a thing looks
-    like is learnt from the far ones, and where it goes from the near. See `Sampling.worn` for what is done then.
+    errors of the blocks before are mended and not handed on.
     """
     if not config.context_noise:
         return context
-    if not config.nearest_worn:
-        often, strength = rng.uniform((2, 1, 1, 1, 1), context.device).unbind(1)
-        strength = torch.where(often < 0.5, 0.0, strength * config.context_noise)
-        return context + strength * noise.gaussian(context, rng)
-    often, strength, length = rng.uniform((3, 2), context.device).unbind(1)
-    sides = []
-    for side, n in ((0, config.past), (1, config.future)):
-        distance = torch.arange(n, device=context.device)  # from the block, in frames
-        near = (distance.flip(0) if side == 0 else distance) < 1 + (length[:, side, None] * n).floor()
-        sides.append(torch.where(near & (often[:, side, None] < 0.5), strength[:, side, None], 0.0))
-    worn = torch.cat(sides, dim=1)[:, :, None, None, None] * config.context_noise
-    return context + worn * noise.gaussian(context, rng)
+    often, strength = rng.uniform((2, 1, 1, 1, 1), context.device).unbind(1)
+    strength = torch.where(often < 0.5, 0.0, strength * config.context_noise)
+    return context + strength * noise.gaussian(context, rng)
 
 
 @functools.cache
@@ -347,8 +342,6 @@ class Sampling:
     clip           keep the estimate of the clean frames within [-1, 1]
     denoise_label  one more call after the last step, told a label that is too noisy: the original's way when it
                    takes fewer steps than it was trained with, kept because published numbers include it
-    worn           the deviation of the noise under which frames that were drawn are seen when they are context: it
-                   hides their small errors from a network that was trained with `Config.nearest_worn`
     precision      the type in which the network computes
     on_call        told (done, total) after each call of the network
     """
@@ -357,7 +350,6 @@ class Sampling:
     solver: solve.Solver | None = None
     clip: bool = True
     denoise_label: bool = False
-    worn: float = 0.0
     precision: torch.dtype = torch.float32
     on_call: Callable[[int, int], None] | None = None
 
@@ -501,7 +493,7 @@ def fill(net: MCVD, sampling: Sampling = Sampling()) -> Fill:
                 place = torch.tensor(members, device=out.device)
                 frames, keep = given[place], pixels[place].expand(-1, -1, c, h, w).clone()
                 for block in plans[row]:
-                    _fill_block(draw_block, block, frames, keep, row, rng[members])
+                    _fill_block(draw_block, block, frames, keep, rng[members])
                 out[place] = frames
         out = torch.where(pixels, clip.frames[:, 0], out.clamp(-1, 1))
         return dataclasses.replace(clip, frames=out[:, None])
@@ -509,11 +501,8 @@ def fill(net: MCVD, sampling: Sampling = Sampling()) -> Fill:
     return run
 
 
-def _fill_block(
-    draw: BlockSampler, block: Block, frames: Tensor, keep: Tensor, given: Sequence[bool], rng: Rng
-) -> None:
-    """Draw one block and write it into `frames`, except where `keep` says that a pixel was given or filled. `given`
-    are the frames that were known from the start."""
+def _fill_block(draw: BlockSampler, block: Block, frames: Tensor, keep: Tensor, rng: Rng) -> None:
+    """Draw one block and write it into `frames`, except where `keep` says that a pixel was given or filled."""
     b, t, c, h, w = frames.shape
     config = draw.net.config
     slots = block.past + block.future
@@ -522,18 +511,13 @@ def _fill_block(
         if i is not None:
             context[:, n] = frames[:, i]
     shown = torch.tensor([i is not None for i in slots], device=frames.device).expand(b, -1)
-    drawn_before = torch.tensor([i is not None and not given[i] for i in slots], device=frames.device)
-    clean = context
-    if draw.sampling.worn and bool(drawn_before.any()):
-        worn = draw.sampling.worn * drawn_before[:, None, None, None]
-        context = context + worn * noise.gaussian(context, rng)
     lo, hi = max(block.start, 0), min(block.start + config.current, t)
     inside = slice(lo - block.start, hi - block.start)
     fixed = frames.new_zeros(b, config.current, c, h, w)
     fixed[:, inside] = frames[:, lo:hi]
     is_fixed = torch.zeros_like(fixed, dtype=torch.bool)
     is_fixed[:, inside] = keep[:, lo:hi]
-    drawn = draw(context, shown, rng, fixed if bool(is_fixed.any()) else None, is_fixed, clean)
+    drawn = draw(context, shown, rng, fixed if bool(is_fixed.any()) else None, is_fixed)
     frames[:, lo:hi] = torch.where(is_fixed, fixed, drawn)[:, inside]
     keep[:, lo:hi] = True
 
@@ -560,14 +544,13 @@ class BlockSampler:
         rng: Rng,
         fixed: Float[Tensor, "b k c h w"] | None,
         is_fixed: Bool[Tensor, "b k c h w"],
-        clean: Float[Tensor, "b n c h w"] | None = None,
     ) -> Float[Tensor, "b k c h w"]:
         config, sampling, net = self.net.config, self.sampling, self.net
         b, _, c, h, w = context.shape
         first = self.levels[0]
         start = context.new_zeros(b, config.current, c, h, w)
         x = self.noise(start, first, rng) * (first.sigma if config.gamma else 1.0)
-        seen = net.see(context, shown, clean)
+        seen = net.see(context, shown)
         when = self._times(shown)
         # differs: the paper conditions on whole frames alone. Known pixels within the block are put back, at the
         # noise of each level, before the network looks (replacement; Lugmayr et al. 2022 without resampling).

@@ -1,0 +1,131 @@
+"""Block matching: straight courses are found exactly, apart from each other, and from what is shown alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from maskworld.nets.motion import aligned, extrapolated, num_extrapolated
+
+SIZE = 48
+
+
+def patch(seed: int, channels: int = 1, size: int = 10) -> Tensor:
+    return torch.rand(channels, size, size, generator=torch.Generator().manual_seed(seed)) * 1.5 - 0.5
+
+
+def film(times: range, *things: tuple[tuple[int, int], tuple[int, int], Tensor]) -> Tensor:
+    """Frames at `times` of patches on black: where each is at time 0, rows and columns a frame, what it looks like;
+    the last in front."""
+    frames = []
+    for time in times:
+        frame = torch.full((things[0][2].shape[0], SIZE, SIZE), -1.0)
+        for (y, x), (dy, dx), look in things:
+            y, x = y + time * dy, x + time * dx
+            frame[:, y : y + look.shape[1], x : x + look.shape[2]] = look
+        frames.append(frame)
+    return torch.stack(frames)[None]
+
+
+def of(frames: Tensor, **options) -> Tensor:
+    return extrapolated(frames, torch.ones(frames.shape[:2], dtype=torch.bool), **options)
+
+
+@pytest.mark.parametrize(
+    ("distance", "velocity"), [(1, (0, 0)), (1, (3, -2)), (1, (-4, 4)), (1, (0, 1)), (2, (0, 1)), (2, (-1, 2))]
+)
+def test_what_goes_straight_on_is_found_where_it_will_be(distance: int, velocity: tuple[int, int]) -> None:
+    """Before and after, in colours that move together; each of the three frames gives the same picture."""
+    thing = ((19, 19), velocity, patch(0, 3))
+    want = film(range(distance - 1, distance), thing)
+    for times in (range(-1, -4, -1), range(2 * distance - 1, 2 * distance + 2)):
+        found = of(film(times, thing), distance=distance)
+        assert found.shape == (1, 3, 3, SIZE, SIZE)
+        for picture in found.unbind(1):
+            torch.testing.assert_close(picture, want[:, 0], atol=0, rtol=0)
+
+
+def test_things_apart_go_each_their_way() -> None:
+    things = ((8, 8), (2, 1), patch(1)), ((28, 28), (-3, 0), patch(2))
+    found = of(film(range(-1, -4, -1), *things))
+    torch.testing.assert_close(found, film(range(1), *things).expand_as(found), atol=0, rtol=0)
+
+
+def test_a_second_motion_is_of_what_the_first_left_unexplained() -> None:
+    """A thing passes in front of another. Either motion alone has some of it wrong; together they have it all."""
+    things = ((14, 14), (0, 0), patch(3, size=20)), ((20, 22), (-3, 2), patch(4, size=6))
+    want = film(range(1), *things)[:, 0]
+    pictures = of(film(range(-1, -4, -1), *things), motions=2)
+    assert pictures.shape[1] == 6
+    wrong = (pictures - want[:, None]).abs().amax(2) > 0.01
+    first, both = wrong[:, 0], wrong[:, [0, 3]].all(1)
+    assert first.sum() > 10 and both.sum() < first.sum() / 2
+    assert torch.equal(of(film(range(-1, -4, -1), *things)), pictures[:, :3])
+
+
+def test_where_nothing_is_to_be_seen_nothing_moves() -> None:
+    ramp = torch.linspace(-1, 1, SIZE).expand(1, SIZE, SIZE)
+    for still in (torch.zeros(1, 2, 1, SIZE, SIZE), ramp[None, None].repeat(1, 2, 1, 1, 1)):
+        torch.testing.assert_close(of(still), still, atol=0, rtol=0)
+
+
+def test_examples_are_each_their_own_and_hidden_frames_say_nothing() -> None:
+    films = [film(range(-1, -4, -1), ((19, 19), v, patch(i))) for i, v in enumerate(((1, 2), (-2, 0), (3, 3)))]
+    frames, shown = torch.cat(films), torch.tensor([[True] * 3, [True, False, True], [True, True, False]])
+    found = extrapolated(torch.where(shown[:, :, None, None, None], frames, 0.0), shown)
+    assert torch.equal(found[:1], of(films[0]))
+    assert (found[1] == 0).all()
+    assert torch.equal(found[2, :2], of(films[2])[0, :2]) and (found[2, 2] == 0).all()
+
+
+def test_reach_is_what_is_looked_for() -> None:
+    thing = ((19, 19), (0, 3), patch(5))
+    frames, want = film(range(-1, -4, -1), thing), film(range(1), thing)[:, 0]
+    assert torch.equal(of(frames, reach=3)[:, 0], want)
+    assert not torch.equal(of(frames, reach=2)[:, 0], want)
+
+
+def test_half_precision_around_it_changes_no_course() -> None:
+    thing = ((19, 19), (2, -3), patch(6))
+    frames = film(range(-1, -4, -1), thing)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(of(frames), film(range(1), thing).expand(1, 3, 1, SIZE, SIZE))
+
+
+@pytest.mark.parametrize("distance", [1, 2])
+def test_through_noise_it_is_plain_where_a_thing_went(distance: int) -> None:
+    """Whatever it did before; two things at once, each as loud as its example says."""
+    moved = ((8, 8), (3, -2), patch(7)), ((28, 26), (-1, 2), patch(8))
+    target = film(range(distance, distance + 1), *moved)[:, 0]
+    frame = film(range(1), *moved)[:, 0]
+    eps = torch.randn(2, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    alpha = torch.tensor([0.98, 0.7])
+    noisy = alpha[:, None, None, None] * target + (1 - alpha**2).sqrt()[:, None, None, None] * eps
+    found = aligned(noisy, alpha, frame.expand(2, -1, -1, -1), distance, motions=2)
+    assert found.shape == (2, 2, 1, SIZE, SIZE)
+    first = (found[:, 0] - target).square().mean((1, 2, 3))
+    assert (first < torch.tensor([0.01, 0.1]) * (frame - target).square().mean()).all(), (
+        first,
+        wrong.sum(),
+        still.sum(),
+    )
+    alone = aligned(noisy[:1], alpha[:1], frame, distance, motions=2)
+    assert torch.equal(alone, found[:1])
+    with pytest.raises(ValueError, match="motions 0"):
+        aligned(noisy[:1], alpha[:1], frame, distance, motions=0)
+
+
+def test_how_many_pictures_there_are() -> None:
+    for frames, motions, count in ((1, 2, 0), (2, 2, 4), (3, 1, 3), (9, 2, 6), (5, 0, 0)):
+        assert num_extrapolated(frames, motions) == count
+        if count:
+            assert of(torch.zeros(1, frames, 1, 8, 8), motions=motions).shape[1] == count
+
+
+@pytest.mark.parametrize("wrong", [{"motions": 0}, {"reach": 0}, {"window": 0}, {"distance": 0}])
+def test_what_means_nothing_is_refused(wrong: dict) -> None:
+    with pytest.raises(ValueError, match="two frames or more"):
+        of(torch.zeros(1, 2, 1, 8, 8), **wrong)
+    with pytest.raises(ValueError, match="not 1;"):
+        of(torch.zeros(1, 1, 1, 8, 8))
