@@ -487,7 +487,7 @@ def test_the_nearest_frames_are_moved_to_where_the_noise_has_them() -> None:
     x = alpha.float()[wide] * film[:, 3:5] + sigma.float()[wide] * torch.randn(2, 2, 1, 32, 32, generator=seeded())
     *_, told = net.when(time, shown)
     torch.testing.assert_close(told[:, 0], alpha.float())
-    found = net.aligned(x, told[:, 0], film[:, [2, 5]])
+    found = net.aligned(x, told[:, 0], film[:, [2, 5]], shown[:, :2])
     assert found.shape == (2, 2, 2, 1, 32, 32)
     far = (found - film[:, 3:5, None])[..., 6:24, 6:24].square().mean((-3, -2, -1))
     unmoved = (film[:, [2, 5]][:, None] - film[:, 3:5, None])[..., 6:24, 6:24].square().mean((-3, -2, -1))

@@ -102,7 +102,7 @@ def test_through_noise_it_is_plain_where_a_thing_went(distance: int) -> None:
     eps = torch.randn(2, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     alpha = torch.tensor([0.98, 0.7])
     noisy = alpha[:, None, None, None] * target + (1 - alpha**2).sqrt()[:, None, None, None] * eps
-    found = aligned(noisy, alpha, frame.expand(2, -1, -1, -1), distance, motions=2)
+    found = aligned(noisy, alpha, frame.expand(2, -1, -1, -1), torch.tensor([True] * 2), distance, motions=2)
     assert found.shape == (2, 2, 1, SIZE, SIZE)
     first = (found[:, 0] - target).square().mean((1, 2, 3))
     assert (first < torch.tensor([0.01, 0.1]) * (frame - target).square().mean()).all(), (
@@ -110,10 +110,10 @@ def test_through_noise_it_is_plain_where_a_thing_went(distance: int) -> None:
         wrong.sum(),
         still.sum(),
     )
-    alone = aligned(noisy[:1], alpha[:1], frame, distance, motions=2)
-    assert torch.equal(alone, found[:1])
+    some = aligned(noisy, alpha, frame.expand(2, -1, -1, -1), torch.tensor([False, True]), distance, motions=2)
+    assert torch.equal(some[1:], found[1:]) and (some[0] == 0).all()
     with pytest.raises(ValueError, match="motions 0"):
-        aligned(noisy[:1], alpha[:1], frame, distance, motions=0)
+        aligned(noisy[:1], alpha[:1], frame, torch.tensor([True]), distance, motions=0)
 
 
 def test_how_many_pictures_there_are() -> None:

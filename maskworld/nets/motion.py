@@ -50,18 +50,22 @@ def extrapolated(
             f"courses are of two frames or more, not {s}; distance {distance}, motions {motions}, reach {reach} and "
             f"window {window} are 1 or more"
         )
-    frames = frames.float()
-    with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
-        courses = _courses(frames, distance, motions, reach, window)
-    pictures = [_along(frames[:, n], course, distance + n) for course in courses for n in range(min(s, DEPTH))]
-    both = shown[:, :2].all(1)[:, None, None, None, None]
-    return torch.where(both, torch.stack(pictures, dim=1), 0.0)
+    both = shown[:, :2].all(1)
+    pictures = frames.new_zeros(len(frames), num_extrapolated(s, motions), *frames.shape[2:], dtype=torch.float32)
+    if bool(both.any()):
+        frames = frames[both].float()
+        with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
+            courses = _courses(frames, distance, motions, reach, window)
+        found = [_along(frames[:, n], course, distance + n) for course in courses for n in range(min(s, DEPTH))]
+        pictures[both] = torch.stack(found, dim=1)
+    return pictures
 
 
 def aligned(
     noisy: Float[Tensor, "b c h w"],
     alpha: Float[Tensor, " b"],
     frame: Float[Tensor, "b c h w"],
+    shown: Bool[Tensor, " b"],
     distance: int = 1,
     *,
     motions: int = 1,
@@ -70,24 +74,28 @@ def aligned(
 ) -> Float[Tensor, "b m c h w"]:
     """What `frame` shows, moved to where it looks most like a frame `distance` away that is only seen as
     alpha x0 + sigma eps. A window is many pixels: long before a frame can be seen through the noise it is plain where
-    things went. The further motions are of what is left unexplained, as in `extrapolated`.
+    things went. The further motions are of what is left unexplained, as in `extrapolated`. Grey (0) where `frame` is
+    not shown.
 
     Raises ValueError for a reach, a window, a distance or a number of motions that is not positive.
     """
     if min(distance, reach, window, motions) < 1:
         raise ValueError(f"distance {distance}, motions {motions}, reach {reach} and window {window} are 1 or more")
-    noisy, frame = noisy.float(), frame.float()
-    with torch.no_grad(), torch.autocast(frame.device.type, enabled=False):
-        cell = math.gcd(*frame.shape[-2:], 2)
-        looks = _looks(frame * alpha.float()[:, None, None, None], distance, reach)
-        differs = _cells(((noisy - look).square() for look in looks), cell)
-        left = torch.ones_like(differs[:, :1])
-        courses = []
-        for _ in range(motions):
-            course = _cheapest(differs, left, reach, window // cell)
-            left = torch.minimum(left, differs.gather(1, course))
-            courses.append(_course(course, reach, cell))
-    return torch.stack([_along(frame, course, distance) for course in courses], dim=1)
+    pictures = frame.new_zeros(len(frame), motions, *frame.shape[1:], dtype=torch.float32)
+    if bool(shown.any()):
+        noisy, alpha, frame = noisy[shown].float(), alpha[shown].float(), frame[shown].float()
+        with torch.no_grad(), torch.autocast(frame.device.type, enabled=False):
+            cell = math.gcd(*frame.shape[-2:], 2)
+            looks = _looks(frame * alpha[:, None, None, None], distance, reach)
+            differs = _cells(((noisy - look).square() for look in looks), cell)
+            left = torch.ones_like(differs[:, :1])
+            courses = []
+            for _ in range(motions):
+                course = _cheapest(differs, left, reach, window // cell)
+                left = torch.minimum(left, differs.gather(1, course))
+                courses.append(_course(course, reach, cell))
+        pictures[shown] = torch.stack([_along(frame, course, distance) for course in courses], dim=1)
+    return pictures
 
 
 Course = tuple[Int[Tensor, "b h w"], Int[Tensor, "b h w"]]  # rows and columns a frame
@@ -146,7 +154,7 @@ def _differences(
 
 def _cells(x: Iterable[Float[Tensor, "b c h w"]], cell: int) -> Float[Tensor, "b v gh gw"]:
     """Means over cells and colours, of each."""
-    return torch.cat([F.avg_pool2d(one.mean(1, keepdim=True), cell) for one in x], dim=1)
+    return torch.cat([F.avg_pool2d(one, cell).mean(1, keepdim=True) for one in x], dim=1)
 
 
 def _looks(x: Float[Tensor, "b c h w"], distance: int, reach: int) -> Iterator[Tensor]:

@@ -206,7 +206,11 @@ class MCVD(nn.Module):
         return torch.cat(blocks, dim=2), torch.cat(there, dim=1)
 
     def aligned(
-        self, x: Float[Tensor, "b k c h w"], alpha: Float[Tensor, " n"], nearest: Float[Tensor, "b s c h w"]
+        self,
+        x: Float[Tensor, "b k c h w"],
+        alpha: Float[Tensor, " n"],
+        nearest: Float[Tensor, "b s c h w"],
+        shown: Bool[Tensor, "b s"],
     ) -> Float[Tensor, "b k m c h w"]:
         """differs: the frames next to the block, moved to where a noisy block has what they show. Where a thing goes
         at a wall is decided with the noise; from then on it looks as it did."""
@@ -215,8 +219,8 @@ class MCVD(nn.Module):
         blocks = []
         for i in range(k):
             distances = [i + 1] * past + [k - i] * (self.config.future > 0)
-            sides = zip(nearest.unbind(1), distances, strict=True)
-            blocks.append(torch.cat([aligned(x[:, i], alpha, side, d, **self._search()) for side, d in sides], dim=1))
+            sides = zip(nearest.unbind(1), shown.unbind(1), distances, strict=True)
+            blocks.append(torch.cat([aligned(x[:, i], alpha, *side, **self._search()) for side in sides], dim=1))
         return torch.stack(blocks, dim=1)
 
     def _search(self) -> dict[str, int]:
@@ -238,9 +242,10 @@ class MCVD(nn.Module):
         """The network's output for a noisy block, in float32 and in the block's shape."""
         (k, c), stem = x.shape[1:3], self.config.stem
         frames = x[:, :, None]
-        if context.nearest is not None:
+        if context.nearest is not None and context.there is not None:
             *when, alpha = when
-            frames = torch.cat([frames, self.aligned(x, alpha[:, 0], context.nearest).to(x.dtype)], dim=2)
+            shown = context.there[:, self.config.num_extrapolated :: self.config.motions]
+            frames = torch.cat([frames, self.aligned(x, alpha[:, 0], context.nearest, shown).to(x.dtype)], dim=2)
         h = to_depth(rearrange(frames, "b k m c h w -> b (m k c) h w"), stem)
         out = from_depth(self.unet(h.contiguous(memory_format=torch.channels_last), when, context.seen).float(), stem)
         painted = rearrange(out[:, : k * c], "b (k c) h w -> b k c h w", k=k, c=c)
