@@ -415,6 +415,47 @@ def test_noise_on_the_context_is_for_half_of_the_examples_and_hides_nothing_else
     assert mcvd._worn(mcvd.tiny(), context, Rng.of(0, batch=64)) is context
 
 
+def test_context_of_its_own_is_drawn_from_what_lies_beyond(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nearest frames of a side of which more is shown, in training alone; nothing else is touched."""
+    net = mcvd.MCVD(mcvd.tiny(past=5, future=4, current=2, own_context=1.0, predicts="x0", weight="min_snr"))
+    context = torch.linspace(-0.9, 0.9, 9)[None, :, None, None, None].expand(4, -1, 1, 16, 16)
+    shown = torch.tensor(
+        [
+            [True] * 9,
+            [False] * 3 + [True] * 4 + [False] * 2,
+            [False] * 5 + [True] * 4,
+            [False] * 2 + [True] * 3 + [False] * 4,
+        ]
+    )
+    asked: list[tuple[Tensor, Tensor]] = []
+    see = net.see
+    monkeypatch.setattr(net, "see", lambda *given: (asked.append(given), see(*given))[1])
+    monkeypatch.setattr(net, "forward", lambda x, when, seen: torch.full_like(x, 7.0))
+    own = mcvd._own(net, context, shown, Rng.of(0, batch=4))
+    drawn = (own == 1.0)[:, :, 0, 0, 0]
+    assert drawn.tolist() == [
+        [False] * 3 + [True] * 4 + [False] * 2, [False] * 9, [False] * 5 + [True] * 2 + [False] * 2,
+        [False] * 3 + [True] * 2 + [False] * 4,
+    ]  # fmt: skip
+    assert torch.equal(own[~drawn], context[~drawn])
+    (past, past_told), (future, future_told) = asked
+    assert past_told.tolist() == [[False] * 2 + [True] * 3 + [False] * 4, [False] * 4 + [True] + [False] * 4]
+    assert torch.equal(past[0, 2:5], context[0, :3]) and torch.equal(past[1, 4], context[3, 2])
+    assert future_told.tolist() == [[False] * 5 + [True] * 2 + [False] * 2] * 2
+    assert torch.equal(future[0, 5:7], context[0, 7:])
+    frames, known = of_frames(torch.zeros(40, 1, 11, 1, 16, 16)), past_and_future(5, 2, 4, 40)
+    for share, training, calls in ((1.0, True, 3), (0.0, True, 1), (1.0, False, 1)):
+        asked.clear()
+        net.config = dataclasses.replace(net.config, own_context=share)
+        mcvd.objective(net.train(training), frames, known, Rng.of(0, batch=40))
+        assert len(asked) == calls
+    net.config = dataclasses.replace(net.config, own_context=0.5)
+    own = mcvd._own(net, torch.zeros(200, 9, 1, 16, 16), torch.ones(200, 9, dtype=torch.bool), Rng.of(0, batch=200))
+    assert 70 < (own[:, 4] != 0).flatten(1).any(1).sum() < 130
+    with pytest.raises(ValueError, match="share of the examples"):
+        mcvd.tiny(own_context=1.5)
+
+
 # -- where motions lead ------------------------------------------------------------------------------
 
 

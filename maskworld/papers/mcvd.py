@@ -63,6 +63,7 @@ class Config:
     told: bool = False
     partial: bool = False
     context_noise: float = 0.0
+    own_context: float = 0.0
     motions: int = 0
     reach: int = 4
 
@@ -75,6 +76,8 @@ class Config:
             raise ValueError("Gamma noise is defined for a network that predicts the noise")
         if not 0 <= self.context_noise <= 1:
             raise ValueError(f"context_noise is a standard deviation from 0 to 1, not {self.context_noise}")
+        if not 0 <= self.own_context <= 1:
+            raise ValueError(f"own_context is a share of the examples from 0 to 1, not {self.own_context}")
         seen_moving = max(self.past, self.future) > 1 and self.predicts == "x0"
         if self.motions < 0 or self.reach < 1 or (self.motions and not seen_moving):
             raise ValueError(
@@ -110,18 +113,22 @@ class Config:
 class Choose(nn.Module):
     """How much each of the pictures of a frame counts at each pixel, by what is there in all of them."""
 
-    def __init__(self, dim: int, shares: int, width: int = 32):
+    def __init__(self, dim: int, shares: int, width: int = 64):
         super().__init__()
         self.look = nn.Conv2d(dim, width, 3, padding=1)
+        self.compare = nn.Conv2d(width, width, 1)
         self.score = nn.Conv2d(width, shares, 1)
+        assert self.score.bias is not None
         nn.init.zeros_(self.score.weight)
-        nn.init.zeros_(self.score.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.score.bias)
         with torch.no_grad():
-            self.score.bias[0] = 2.0  # type: ignore[index]  # what is painted, first, is to be learnt: a third at first
+            self.score.bias[0] = 2.0  # what is painted, which comes first and is yet to be learnt
 
     def forward(self, looks: Float[Tensor, "b k m c h w"]) -> Float[Tensor, "b k n h w"]:
         h = rearrange(looks, "b k m c h w -> (b k) (m c) h w").contiguous(memory_format=torch.channels_last)
-        return self.score(F.silu(self.look(h))).unflatten(0, looks.shape[:2]).float()
+        h = F.silu(self.look(h))
+        h = h + F.silu(self.compare(h))
+        return self.score(h).unflatten(0, looks.shape[:2]).float()
 
 
 class Context(NamedTuple):
@@ -277,6 +284,8 @@ def objective(net: nn.Module, clip: Clip, known: Known, rng: Rng) -> Loss:
     assert isinstance(net, MCVD)
     config = net.config
     frames, context, shown = _window(config, clip, known)
+    if config.own_context and net.training:
+        context = _own(net, context, shown, rng)
     time = rng.integers(0, config.num_times, (), frames.device)
     alpha, sigma = (level.to(frames.dtype) for level in _schedule(config).at(time))
     eps = _draw_noise(config, frames, time, rng)
@@ -306,6 +315,38 @@ def _window(config: Config, clip: Clip, known: Known) -> tuple[Tensor, Tensor, T
     middle = slice(config.past, config.past + config.current)
     outside = [i for i in range(t) if not middle.start <= i < middle.stop]
     return frames[:, middle], frames[:, outside], there[:, outside]
+
+
+@torch.no_grad()
+def _own(net: MCVD, context: Float[Tensor, "b n c h w"], shown: Bool[Tensor, "b n"], rng: Rng) -> Tensor:
+    """Context that the network has drawn.
+
+    differs: in a share of the examples, `own_context`, the frames next to the block are what the network makes of them
+    from those beyond and from themselves under some noise: they are where they were, and err as a roll-out's frames
+    do (scheduled sampling; Bengio et al. 2015, arXiv 1506.03099, with one step of the solver).
+    """
+    config, k = net.config, net.config.current
+    often, level = rng.uniform((2,), context.device).unbind(1)
+    time = ((0.1 + 0.5 * level) * config.num_times).long()
+    context = context.clone()
+    for side, flip in ((range(config.past), True), (range(config.past, config.num_context), False)):
+        places = torch.tensor(side[::-1] if flip else side, device=context.device, dtype=torch.long)  # nearest first
+        near, beyond = places[:k], places[k:]
+        if not len(beyond):
+            continue
+        mine = (often < config.own_context) & shown[:, near].all(1) & shown[:, beyond[0]]
+        near = near.flip(0) if flip else near  # as time goes
+        eps = noise.gaussian(context[:, near], rng)
+        if not bool(mine.any()):
+            continue
+        seen, told = torch.zeros_like(context[mine]), torch.zeros_like(shown[mine])
+        moved = places[: len(beyond)]
+        seen[:, moved], told[:, moved] = context[mine][:, beyond], shown[mine][:, beyond]
+        alpha, sigma = (one.to(context.dtype)[:, None, None, None, None] for one in _schedule(config).at(time[mine]))
+        x = alpha * context[mine][:, near] + sigma * eps[mine]
+        drawn = net.estimate(net(x, net.when(time[mine], told), net.see(seen, told)), x, alpha, sigma).x0
+        context[mine.nonzero(), near] = drawn.clamp(-1, 1).to(context.dtype)
+    return context
 
 
 def _worn(config: Config, context: Tensor, rng: Rng) -> Tensor:
