@@ -1,4 +1,4 @@
-"""Block matching: straight courses are found exactly, apart from each other, and from what is shown alone."""
+"""Dominant motions are found exactly, several at once, from what is shown alone, and through noise."""
 
 from __future__ import annotations
 
@@ -32,12 +32,11 @@ def of(frames: Tensor, **options) -> Tensor:
     return extrapolated(frames, torch.ones(frames.shape[:2], dtype=torch.bool), **options)
 
 
-@pytest.mark.parametrize(
-    ("distance", "velocity"), [(1, (0, 0)), (1, (3, -2)), (1, (-4, 4)), (1, (0, 1)), (2, (0, 1)), (2, (-1, 2))]
-)
-def test_what_goes_straight_on_is_found_where_it_will_be(distance: int, velocity: tuple[int, int]) -> None:
+@pytest.mark.parametrize("velocity", [(0, 0), (3, -2), (-4, 4), (0, 1)])
+@pytest.mark.parametrize("distance", [1, 2])
+def test_what_goes_on_is_found_where_it_will_be(velocity: tuple[int, int], distance: int) -> None:
     """Before and after, in colours that move together; each of the three frames gives the same picture."""
-    thing = ((19, 19), velocity, patch(0, 3))
+    thing = ((21, 17), velocity, patch(0, 3))
     want = film(range(distance - 1, distance), thing)
     for times in (range(-1, -4, -1), range(2 * distance - 1, 2 * distance + 2)):
         found = of(film(times, thing), distance=distance)
@@ -46,22 +45,33 @@ def test_what_goes_straight_on_is_found_where_it_will_be(distance: int, velocity
             torch.testing.assert_close(picture, want[:, 0], atol=0, rtol=0)
 
 
-def test_things_apart_go_each_their_way() -> None:
-    things = ((8, 8), (2, 1), patch(1)), ((28, 28), (-3, 0), patch(2))
-    found = of(film(range(-1, -4, -1), *things))
-    torch.testing.assert_close(found, film(range(1), *things).expand_as(found), atol=0, rtol=0)
+def test_things_that_go_two_ways_are_each_found() -> None:
+    """Also where they overlap: one picture or the other has every pixel of them, except where one hides another."""
+    for second in ((26, 26), (16, 12)):
+        things = ((8, 8), (2, 1), patch(1, size=16)), (second, (-3, 0), patch(2, size=12))
+        pictures = of(film(range(-1, -4, -1), *things), motions=2)
+        assert pictures.shape[1] == 6
+        for n in range(3):
+            alone = [film(range(1), thing)[0, 0, 0] for thing in things]
+            for look in alone:
+                ink = look > -1
+                hidden = (film(range(-1 - n, -n), *things[1:])[0, 0, 0] > -1).roll((2 * (n + 1), n + 1), (0, 1))
+                seen = ink & ~hidden if look is alone[0] else ink
+                right = (pictures[0, [n, 3 + n], 0] == look).flatten(1)[:, seen.flatten()].float().mean(1).amax()
+                assert right == 1
 
 
-def test_a_second_motion_is_of_what_the_first_left_unexplained() -> None:
-    """A thing passes in front of another. Either motion alone has some of it wrong; together they have it all."""
-    things = ((14, 14), (0, 0), patch(3, size=20)), ((20, 22), (-3, 2), patch(4, size=6))
-    want = film(range(1), *things)[:, 0]
-    pictures = of(film(range(-1, -4, -1), *things), motions=2)
-    assert pictures.shape[1] == 6
-    wrong = (pictures - want[:, None]).abs().amax(2) > 0.01
-    first, both = wrong[:, 0], wrong[:, [0, 3]].all(1)
-    assert first.sum() > 10 and both.sum() < first.sum() / 2
-    assert torch.equal(of(film(range(-1, -4, -1), *things)), pictures[:, :3])
+def test_two_motions_are_better_than_the_best_one_and_the_next() -> None:
+    """Three things: the motions of the larger two, though one between them explains a little of both."""
+    things = (
+        ((4, 12), (0, 4), patch(1, size=12)),
+        ((4, 30), (0, 2), patch(2, size=4)),
+        ((30, 26), (0, -4), patch(3, size=12)),
+    )
+    pictures = of(film(range(-1, -3, -1), *things), motions=2)
+    for thing in (things[0], things[2]):
+        ink = film(range(1), thing)[0, 0, 0] > -1
+        assert (pictures[0, ::2, 0] == film(range(1), *things)[0, 0, 0]).flatten(1)[:, ink.flatten()].all(1).any()
 
 
 def test_where_nothing_is_to_be_seen_nothing_moves() -> None:
@@ -94,26 +104,22 @@ def test_half_precision_around_it_changes_no_course() -> None:
 
 
 @pytest.mark.parametrize("distance", [1, 2])
-def test_through_noise_it_is_plain_where_a_thing_went(distance: int) -> None:
-    """Whatever it did before; two things at once, each as loud as its example says."""
-    moved = ((8, 8), (3, -2), patch(7)), ((28, 26), (-1, 2), patch(8))
-    target = film(range(distance, distance + 1), *moved)[:, 0]
-    frame = film(range(1), *moved)[:, 0]
-    eps = torch.randn(2, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    alpha = torch.tensor([0.98, 0.7])
+def test_through_noise_it_is_plain_where_things_went(distance: int) -> None:
+    """Whatever they did before, at a noise in which nothing can be seen; grey for who is shown nothing."""
+    things = ((8, 8), (3, -2), patch(7, size=14)), ((26, 22), (-1, 2), patch(8, size=14))
+    target, frame = (film(range(i, i + 1), *things)[:, 0].expand(3, -1, -1, -1) for i in (distance, 0))
+    eps = torch.randn(3, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    alpha = torch.tensor([0.98, 0.4, 0.4])
     noisy = alpha[:, None, None, None] * target + (1 - alpha**2).sqrt()[:, None, None, None] * eps
-    found = aligned(noisy, alpha, frame.expand(2, -1, -1, -1), torch.tensor([True] * 2), distance, motions=2)
-    assert found.shape == (2, 2, 1, SIZE, SIZE)
-    first = (found[:, 0] - target).square().mean((1, 2, 3))
-    assert (first < torch.tensor([0.01, 0.1]) * (frame - target).square().mean()).all(), (
-        first,
-        wrong.sum(),
-        still.sum(),
-    )
-    some = aligned(noisy, alpha, frame.expand(2, -1, -1, -1), torch.tensor([False, True]), distance, motions=2)
-    assert torch.equal(some[1:], found[1:]) and (some[0] == 0).all()
+    shown = torch.tensor([True, True, False])
+    found = aligned(noisy, alpha, frame, shown, distance, motions=2)
+    assert found.shape == (3, 2, 1, SIZE, SIZE) and (found[2] == 0).all()
+    for thing in things:
+        look = film(range(distance, distance + 1), thing)[0, 0, 0]
+        same = (found[:2, :, 0] == look).flatten(2)[..., (look > -1).flatten()].all(2)
+        assert same.any(1).all()
     with pytest.raises(ValueError, match="motions 0"):
-        aligned(noisy[:1], alpha[:1], frame, torch.tensor([True]), distance, motions=0)
+        aligned(noisy, alpha, frame, shown, distance, motions=0)
 
 
 def test_how_many_pictures_there_are() -> None:

@@ -1,8 +1,9 @@
-"""Block matching: where straight courses lead, from the frames that are there to one that is not.
+"""Dominant motions: how a few things, or the camera, move, found by matching frames and not by learning.
 
-For each place of a missing frame all displacements of whole pixels are tried, up to a number of pixels a frame. One by
-which the two nearest frames agree, in a window around where it leads, is a course that things there are on. What the
-frames show along it is what the missing one would show, if things went on as they went. Nothing of it is learnt.
+All displacements of whole pixels are tried, up to a number of pixels a frame. Those are taken with which, at each
+place, the better one explains best what is there (`_dominant`). A frame moved by one of them shows what moves that way
+where it will be; whose pixel is whose is left to a network. This is global motion compensation, as in video coding
+(MPEG-4's), with several motions at once.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-DEPTH = 3  # frames that are looked at along a course; the two nearest say which it is
-STILL = 1e-3  # what the fastest displacement costs: where nothing is to be seen, nothing moves
-DOUBT = 0.4  # how much of a window must be left unexplained for a further motion to be sure of it
+DEPTH = 3  # frames that are moved along each motion; the two nearest say which these are
+STILL = 1e-3  # what the fastest motion costs: where nothing is to be seen, nothing moves
 
 
 def num_extrapolated(frames: int, motions: int) -> int:
@@ -34,30 +34,29 @@ def extrapolated(
     reach: int = 4,
     window: int = 17,
 ) -> Float[Tensor, "b m c h w"]:
-    """What `frames`, the nearest one first, show along straight courses to a frame `distance` before or after them.
+    """What `frames`, the nearest one first, show of a frame `distance` before or after them, if motions go on.
 
-    `motions` courses are looked for at each place: the second one explains what the first left unexplained, so that
-    things which overlap are told apart. For each come the pictures that the nearest DEPTH frames make of it; where
-    things do go on, these are alike. `reach` is in pixels a frame, `window` in pixels. Where both a thing and empty
-    ground may come to a place, the slower does.
-    Grey (0) where one of the two nearest frames is not shown.
+    For each of the `motions` between the two nearest frames come the nearest DEPTH frames, each moved along it: what
+    does move that way is alike in all. `reach` is in pixels a frame; `window`, in pixels, is what is compared at each
+    place. Beyond an edge are its own pixels. Grey (0) where one of the two nearest frames is not shown.
 
     Raises ValueError for less than two frames, and for a reach, a window or a distance that is not positive.
     """
     s = frames.shape[1]
     if s < 2 or min(distance, reach, window, motions) < 1:
         raise ValueError(
-            f"courses are of two frames or more, not {s}; distance {distance}, motions {motions}, reach {reach} and "
+            f"motions are of two frames or more, not {s}; distance {distance}, motions {motions}, reach {reach} and "
             f"window {window} are 1 or more"
         )
     both = shown[:, :2].all(1)
     pictures = frames.new_zeros(len(frames), num_extrapolated(s, motions), *frames.shape[2:], dtype=torch.float32)
     if bool(both.any()):
         frames = frames[both].float()
-        with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
-            courses = _courses(frames, distance, motions, reach, window)
-        found = [_along(frames[:, n], course, distance + n) for course in courses for n in range(min(s, DEPTH))]
-        pictures[both] = torch.stack(found, dim=1)
+        near, cell = frames[:, 0], _cell(frames)
+        differs = _cells(((near - look).abs() for look in _looks(frames[:, 1], 1, reach)), cell)
+        found = _dominant(_boxed(differs, window // cell), motions, reach)
+        moved = [_along(frames[:, n], by, distance + n) for by in found for n in range(min(s, DEPTH))]
+        pictures[both] = torch.stack(moved, dim=1)
     return pictures
 
 
@@ -72,10 +71,10 @@ def aligned(
     reach: int = 4,
     window: int = 17,
 ) -> Float[Tensor, "b m c h w"]:
-    """What `frame` shows, moved to where it looks most like a frame `distance` away that is only seen as
-    alpha x0 + sigma eps. A window is many pixels: long before a frame can be seen through the noise it is plain where
-    things went. The further motions are of what is left unexplained, as in `extrapolated`. Grey (0) where `frame` is
-    not shown.
+    """What `frame` shows, moved by the motions to a frame `distance` away that is only seen as alpha x0 + sigma eps.
+
+    A frame is many pixels: long before anything can be seen through the noise it is plain where things went. Grey (0)
+    where `frame` is not shown.
 
     Raises ValueError for a reach, a window, a distance or a number of motions that is not positive.
     """
@@ -84,81 +83,41 @@ def aligned(
     pictures = frame.new_zeros(len(frame), motions, *frame.shape[1:], dtype=torch.float32)
     if bool(shown.any()):
         noisy, alpha, frame = noisy[shown].float(), alpha[shown].float(), frame[shown].float()
-        with torch.no_grad(), torch.autocast(frame.device.type, enabled=False):
-            cell = math.gcd(*frame.shape[-2:], 2)
-            looks = _looks(frame * alpha[:, None, None, None], distance, reach)
-            differs = _cells(((noisy - look).square() for look in looks), cell)
-            left = torch.ones_like(differs[:, :1])
-            courses = []
-            for _ in range(motions):
-                course = _cheapest(differs, left, reach, window // cell)
-                left = torch.minimum(left, differs.gather(1, course))
-                courses.append(_course(course, reach, cell))
-        pictures[shown] = torch.stack([_along(frame, course, distance) for course in courses], dim=1)
+        looks, cell = _looks(frame * alpha[:, None, None, None], distance, reach), _cell(frame)
+        differs = _cells(((noisy - look).square() for look in looks), cell)
+        found = _dominant(_boxed(differs, window // cell), motions, reach)
+        pictures[shown] = torch.stack([_along(frame, by, distance) for by in found], dim=1)
     return pictures
 
 
-Course = tuple[Int[Tensor, "b h w"], Int[Tensor, "b h w"]]  # rows and columns a frame
-
-
-def _along(frame: Float[Tensor, "b c h w"], course: Course, distance: int) -> Float[Tensor, "b c h w"]:
-    """What a frame `distance` away shows; beyond its edge are its own pixels."""
-    (c, h, w), (rows, columns) = frame.shape[1:], course
-    y = (torch.arange(h, device=frame.device)[:, None] + distance * rows).clamp(0, h - 1)
-    x = (torch.arange(w, device=frame.device) + distance * columns).clamp(0, w - 1)
-    return frame.flatten(2).gather(2, (y * w + x).flatten(1)[:, None].expand(-1, c, -1)).view(frame.shape)
-
-
-def _courses(frames: Tensor, distance: int, motions: int, reach: int, window: int) -> list[Course]:
-    """Towards the frames that are there, at each place of the missing one."""
-    near, far = frames[:, 0], frames[:, 1]
-    cell = math.gcd(*near.shape[-2:], 2)
-    # What the nearest frame shows is followed in its own places, too: there a course leaves it unexplained or not.
-    here = _differences(near, far, 0, reach, cell) if motions > 1 else None
-    there = _differences(near, far, distance, reach, cell)
-    left = torch.ones_like(there[:, :1])
-    found = []
-    for i in range(motions):
-        counts = left
-        if i:
-            pixels = left.repeat_interleave(cell, 2).repeat_interleave(cell, 3)
-            counts = _cells(_looks(pixels, distance, reach), cell)
-        found.append(_course(_cheapest(there, counts, reach, window // cell), reach, cell))
-        if here is not None and i + 1 < motions:
-            left = torch.minimum(left, here.gather(1, _cheapest(here, left, reach, window // cell)))
-    return found
-
-
-def _cheapest(
-    differs: Float[Tensor, "b v gh gw"], counts: Float[Tensor, "b ... gh gw"], reach: int, width: int
-) -> Int[Tensor, "b 1 gh gw"]:
-    """Of all courses, at each cell; what differs counts where more or less is left to explain."""
+def _dominant(differs: Float[Tensor, "b v gh gw"], number: int, reach: int) -> list[Int[Tensor, "b 2"]]:
+    """Motions, in pixels a frame, which together differ least: at each place the better one counts. One is taken
+    after the other, and each is then chosen again, given the rest."""
     steps = torch.arange(-reach, reach + 1, device=differs.device)
-    still = STILL * (steps[:, None] ** 2 + steps**2).flatten()[:, None, None] / reach**2
-    wrong, of = _boxed(differs * counts, width), _boxed(counts, width)
-    return ((wrong + DOUBT) / (of + DOUBT) + still).argmin(1, keepdim=True)
+    still = STILL * (steps[:, None] ** 2 + steps**2).flatten() / reach**2
+    differs = differs.flatten(2)
+    chosen: list[Tensor] = []
+    for i in [*range(number), *range(number)] if number > 1 else [0]:
+        left = differs
+        rest = chosen[:i] + chosen[i + 1 :]
+        if rest:
+            best = torch.stack([differs[torch.arange(len(v), device=v.device), v] for v in rest]).amin(0)
+            left = torch.minimum(differs, best[:, None])
+        chosen[i : i + 1] = [(left.mean(2) + still).argmin(1)]
+    return [torch.stack([v // (2 * reach + 1), v % (2 * reach + 1)], dim=1) - reach for v in chosen]
 
 
-def _course(index: Int[Tensor, "b 1 gh gw"], reach: int, cell: int) -> Course:
-    index = index[:, 0].repeat_interleave(cell, 1).repeat_interleave(cell, 2)
-    return index // (2 * reach + 1) - reach, index % (2 * reach + 1) - reach
-
-
-def _differences(
-    near: Float[Tensor, "b c h w"], far: Float[Tensor, "b c h w"], distance: int, reach: int, cell: int
-) -> Float[Tensor, "b v gh gw"]:
-    """How much two frames differ along each course."""
-    pairs = zip(_looks(near, distance, reach), _looks(far, distance + 1, reach), strict=True)
-    return _cells(((a - b).abs() for a, b in pairs), cell)
-
-
-def _cells(x: Iterable[Float[Tensor, "b c h w"]], cell: int) -> Float[Tensor, "b v gh gw"]:
-    """Means over cells and colours, of each."""
-    return torch.cat([F.avg_pool2d(one, cell).mean(1, keepdim=True) for one in x], dim=1)
+def _along(frame: Float[Tensor, "b c h w"], motion: Int[Tensor, "b 2"], distance: int) -> Float[Tensor, "b c h w"]:
+    """What a frame `distance` away shows at each place."""
+    c, h, w = frame.shape[1:]
+    y = (torch.arange(h, device=frame.device) + distance * motion[:, :1]).clamp(0, h - 1)
+    x = (torch.arange(w, device=frame.device) + distance * motion[:, 1:]).clamp(0, w - 1)
+    place = (y[:, :, None] * w + x[:, None]).flatten(1)
+    return frame.flatten(2).gather(2, place[:, None].expand(-1, c, -1)).view(frame.shape)
 
 
 def _looks(x: Float[Tensor, "b c h w"], distance: int, reach: int) -> Iterator[Tensor]:
-    """What a frame `distance` away shows at each place, for each course, rows first."""
+    """The same for each motion, rows first."""
     h, w = x.shape[-2:]
     wide = F.pad(x, (distance * reach,) * 4, mode="replicate")
     for i in range(2 * reach + 1):
@@ -166,10 +125,21 @@ def _looks(x: Float[Tensor, "b c h w"], distance: int, reach: int) -> Iterator[T
             yield wide[..., distance * i : distance * i + h, distance * j : distance * j + w]
 
 
+def _cell(frames: Tensor) -> int:
+    """Differences are averaged over squares of 2 pixels, where these divide a frame."""
+    return math.gcd(*frames.shape[-2:], 2)
+
+
+def _cells(x: Iterable[Float[Tensor, "b c h w"]], cell: int) -> Float[Tensor, "b v gh gw"]:
+    """Means over cells and colours, of each."""
+    return torch.cat([F.avg_pool2d(one, cell).mean(1, keepdim=True) for one in x], dim=1)
+
+
 def _boxed(x: Float[Tensor, "b v h w"], width: int) -> Float[Tensor, "b v h w"]:
     """The mean over a square of cells around each one, as far as there are any."""
     rows, columns = (_band(n, width // 2, x.device) for n in x.shape[-2:])
-    return rows @ x @ columns.T
+    with torch.autocast(x.device.type, enabled=False):
+        return rows @ x @ columns.T
 
 
 def _band(n: int, half: int, device: torch.device) -> Float[Tensor, "n n"]:
