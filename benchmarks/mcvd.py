@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from maskworld import checkpoint, solve
 from maskworld.clip import Clip, collate, example, of_frames, span
 from maskworld.commands.doctor import fast_bf16
-from maskworld.data.digits import MovingDigits
+from maskworld.commands.evaluate import held_out
 from maskworld.masks import past_and_future
 from maskworld.nets.attention import SpatialAttention
 from maskworld.nets.unet import ResBlock, to_depth
@@ -223,7 +223,7 @@ def ratio(slow: Seconds, fast: Seconds) -> dict[str, float]:
 def equal_psnr(
     name: str, clips: int, samples: int, solvers: Sequence[str], steps: Sequence[int], repeats: int
 ) -> dict[str, Any]:
-    """Held-out digits: few steps of which solver are as good as 100 of DDPM, and how much faster are they?
+    """On held-out clips: few steps of which solver are as good as 100 of DDPM, and how much faster are they?
 
     The quality of DDPM is measured on ours, whose frames are those of the plain loop (checked here too). Times are
     of a batch of 4 on one thread, the plain loop in turn with every sampler of ours.
@@ -232,9 +232,11 @@ def equal_psnr(
     world = load(name)
     config, net = world.config, world.net
     assert isinstance(net, mcvd.MCVD)
+    if config.motions:
+        raise ValueError(f"the plain loop is the paper's, and looks for no motions; {name} does")
     pair = Pair(net, Plain(net), torch.float32)
-    held_out = MovingDigits("test", config.past + config.current, config.size)
-    truth = collate([held_out(i) for i in range(clips)])
+    data, *_ = held_out(world, None, config.past + config.current)
+    truth = collate([data(i) for i in range(clips)])
     known = past_and_future(config.past, config.current, 0, clips)
     ahead = truth.frames[:, :, config.past :]
 
@@ -301,7 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, help="of a call of the network; default 5")
     parser.add_argument("--steps", type=int, help="of the loop that is measured as a whole, divides 1000; default 100")
     parser.add_argument(
-        "--checkpoint", default="mcvd-digits", help="of the part on equal PSNR: a name of the zoo or a path"
+        "--checkpoint", default="mcvd-discs", help="of the part on equal PSNR: a name of the zoo or a path"
     )
     parser.add_argument("--clips", type=int, help="held-out clips of that part; default 32")
     parser.add_argument("--samples", type=int, help="of each clip; default 10")

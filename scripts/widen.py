@@ -2,8 +2,8 @@
 
 python scripts/widen.py CKPT OUT [--past 10] [--motions 2]
 
-The weights of what the network did not see are 0: it draws what it drew. Train it on with
-`maskworld train RECIPE --start OUT`, told the same configuration.
+The weights of what the network did not see are 0: it paints what it painted, though with motions that is a part
+of each pixel only. Train it on with `maskworld train RECIPE --start OUT`, told the same configuration.
 """
 
 from __future__ import annotations

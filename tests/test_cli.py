@@ -348,7 +348,7 @@ def test_a_slip_of_the_pen_is_answered_with_the_right_word(cli, argv, near):
 TINY = [
     *("--config.width", 4, "--config.multiples", 1, 1, "--config.blocks", 1, "--config.attention"),
     *("--config.dim-head", 4, "--config.stem", 8, "--config.past", 1, "--config.current", 1, "--config.future", 1),
-    *("--config.num-times", 10, "--batch", 16),
+    *("--config.num-times", 10, "--config.motions", 0, "--batch", 16),
 ]
 
 

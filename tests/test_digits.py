@@ -2,6 +2,7 @@
 
 import gzip
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ import torch
 from PIL import Image
 
 from maskworld.data.digits import DigitStates, Glyphs, MovingDigits, mnist_glyphs, move, render, uci_glyphs
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "studies"))
+from digits_kept import Reader, kept
 
 
 def test_a_clip_is_a_function_of_its_number():
@@ -270,3 +274,20 @@ def test_an_unknown_split_is_refused():
 def test_a_negative_number_is_refused():
     with pytest.raises(ValueError, match="numbered from 0"):
         MovingDigits()(-1)
+
+
+def test_a_reader_tells_digits_apart_and_counts_each_once():
+    """What `studies/digits_kept.py` reads with: glyphs that it knows, side by side; a digit twice is there twice."""
+    drawings = uci_glyphs("valid")
+    shown = np.array([[0, 1], [5, 9], [17, 17], [30, 44]])
+    place = np.array([[[2, 0], [32, 31]]])
+    frames = [
+        render(DigitStates(place, np.zeros_like(place), glyph, drawings.labels[glyph].astype(int)), drawings, 64)
+        for glyph in shown
+    ]
+    true = torch.from_numpy(drawings.labels[shown].astype(np.int64))
+    read = Reader(drawings).read(torch.from_numpy(np.concatenate(frames)))
+    assert torch.equal(read.sort(1).values, true.sort(1).values) and kept(read, true).tolist() == [1.0] * 4
+    cases = {((3, 3), (3, 3)): 1.0, ((3, 3), (3, 4)): 0.5, ((3, 4), (4, 3)): 1.0, ((1, 2), (3, 4)): 0.0}
+    for (one, other), share in cases.items():
+        assert kept(torch.tensor([one]), torch.tensor([other])).item() == share

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from maskworld.masks import past_and_future, these_frames
 from maskworld.nets.unet import Resample, from_depth, num_groups, to_depth
 from maskworld.noise import Level, Rng
 from maskworld.papers import mcvd
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+from widen import widened
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "mcvd"
 VARIANTS = ("concat", "concat_rgb_future", "spade", "cond_emb", "cosine", "gamma")
@@ -545,6 +549,30 @@ def test_every_part_of_a_network_that_sees_motions_learns() -> None:
         assert value.grad is not None and bool((value.grad != 0).any()), name
     grad = net.unet.out.weight.grad
     assert grad is not None and bool((grad.flatten(1) != 0).any(1).all())
+
+
+def test_a_widened_network_paints_what_it_painted() -> None:
+    """With a longer past, and with motions where the pictures are given no share."""
+    torch.manual_seed(0)
+    old = mcvd.MCVD(mcvd.tiny(size=32, stem=2, told=True, predicts="x0", weight="min_snr", attention=(16,))).eval()
+    torch.nn.init.normal_(old.unet.out.weight, std=0.1)
+    context, shown = (
+        torch.randn(2, 4, 1, 32, 32, generator=seeded()),
+        torch.tensor([[True] * 4, [True, True, False, False]]),
+    )
+    x, time = torch.randn(2, 2, 1, 32, 32), torch.tensor([3, 20])
+    for changes in ({"past": 4}, {"past": 4, "future": 3, "motions": 2}):
+        config = dataclasses.replace(old.config, **changes)
+        new = widened(old, config).eval()
+        more, told = torch.zeros(2, config.num_context, 1, 32, 32), torch.zeros(2, config.num_context, dtype=torch.bool)
+        more[:, 2:6], told[:, 2:6] = context, shown
+        with torch.no_grad():
+            if config.motions:
+                new.choose.score.bias[0] = 100.0  # type: ignore[index]
+            found = new(x, new.when(time, told), new.see(more, told))
+            torch.testing.assert_close(found, old(x, old.when(time, shown), old.see(context, shown)), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="nothing less"):
+        widened(old, dataclasses.replace(old.config, past=1))
 
 
 def test_motions_that_cannot_be_are_refused() -> None:

@@ -11,14 +11,14 @@ from maskworld.train import Recipe
 
 
 def mcvd_digits(
-    config: Config = small(),
+    config: Config = small(past=10, motions=2, own_context=0.2),
     batch: int = 16,
     lr: float = 2e-3,
     num_digits: int = 2,
     glyphs: Path | None = None,
-    p_hide_past: float = 0.35,
-    p_hide_future: float = 0.35,
-    p_part: float = 0.3,
+    p_hide_past: float = 0.12,
+    p_hide_future: float = 0.5,
+    p_part: float = 0.6,
     seed: int = 0,
     look_every: int = 1000,
 ) -> Recipe:

@@ -1,6 +1,6 @@
 """Are they still the same digits? What a reader makes of each predicted frame.
 
-    python studies/mcvd_digits.py mcvd-digits [CKPT ...] [--clips 128] [--steps 5] [--json]
+    python studies/digits_kept.py mcvd-digits [CKPT ...] [--clips 128] [--steps 5] [--json]
 
 Five known frames of held-out clips, ten predicted ones, one sample. The reader knows every glyph of the split. It finds
 the one whose strokes are most like some place of a frame (the cosine of the glyph and of the field under it), takes its
