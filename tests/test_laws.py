@@ -276,6 +276,9 @@ FAMILIES: dict[str, Callable[[], Family]] = {
     "mcvd motions": lambda: mcvd_family(
         current=1, past=3, stem=2, predicts="x0", weight="min_snr", told=True, partial=True, motions=2, reach=2
     ),
+    "mcvd followed": lambda: mcvd_family(
+        current=1, past=3, stem=2, predicts="x0", weight="min_snr", partial=True, motions=2, followed=3, reach=2
+    ),
     "mcvd v": lambda: mcvd_family(solve.heun, predicts="v", weight="min_snr"),
     "mcvd colour, ddpm": lambda: mcvd_family(solve.ddpm, channels=3),
     "mcvd fpndm": lambda: dataclasses.replace(mcvd_family(solve.fpndm, steps=5), honours=some_masks),

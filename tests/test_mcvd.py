@@ -487,7 +487,11 @@ def test_what_is_extrapolated_is_what_comes_if_all_goes_on() -> None:
     assert net.unet.dim_cond == 6 + 12 + 6 and net.unet.out.out_channels == 2 * (1 + 9)
     film = passing().repeat(3, 1, 1, 1, 1)
     shown = torch.tensor([[True] * 6, [False] * 2 + [True] * 4, [True] * 5 + [False]])
-    found, there = net.extrapolated(torch.where(shown[:, :, None, None, None], film[:, [0, 1, 2, 5, 6, 7]], 0.0), shown)
+    found, there, _ = net.extrapolated(
+        torch.where(shown[:, :, None, None, None], film[:, [0, 1, 2, 5, 6, 7]], 0.0), shown
+    )
+    assert there[:, 6:].tolist() == [[True, True]] * 3
+    there = there[:, :6]
     assert there.tolist() == [[True] * 6, [False] * 3 + [True] * 3, [True] * 5 + [False]]
     for example in range(3):
         for i in range(2):
@@ -532,16 +536,18 @@ def test_the_nearest_frames_are_moved_to_where_the_noise_has_them() -> None:
     x = alpha.float()[wide] * film[:, 3:5] + sigma.float()[wide] * torch.randn(2, 2, 1, 32, 32, generator=seeded())
     *_, told = net.when(time, shown)
     torch.testing.assert_close(told[:, 0], alpha.float())
-    found = net.aligned(x, told[:, 0], film[:, [2, 5]], shown[:, :2])
+    found = net.aligned(x, told[:, 0], [mcvd.Side(film[:, 2], shown[:, 0]), mcvd.Side(film[:, 5], shown[:, 1])])
     assert found.shape == (2, 2, 2, 1, 32, 32)
     far = (found - film[:, 3:5, None])[..., 6:24, 6:24].square().mean((-3, -2, -1))
     unmoved = (film[:, [2, 5]][:, None] - film[:, 3:5, None])[..., 6:24, 6:24].square().mean((-3, -2, -1))
     assert (far < 0.3 * unmoved).all()
 
 
-def test_every_part_of_a_network_that_sees_motions_learns() -> None:
+@pytest.mark.parametrize("followed", [0, 3])
+def test_every_part_of_a_network_that_sees_motions_learns(followed: int) -> None:
     torch.manual_seed(0)
-    net = moving(current=2, stem=2, told=True)
+    net = moving(current=2, stem=2, told=True, followed=followed)
+    assert net.config.num_aligned == (6 if followed else 2) and net.config.num_extrapolated == (12 if followed else 6)
     torch.nn.init.normal_(net.choose.score.weight, std=0.1)
     frames, known = of_frames(passing()[:, None].repeat(2, 1, 1, 1, 1, 1)), past_and_future(3, 2, 3, 2)
     mcvd.objective(net, frames, known, Rng.of(0, batch=2)).total.mean().backward()
@@ -580,6 +586,9 @@ def test_motions_that_cannot_be_are_refused() -> None:
         with pytest.raises(ValueError, match="is seen in two frames of one side"):
             mcvd.tiny(**{"motions": 1, "predicts": "x0", "weight": "min_snr", **wrong})
     assert mcvd.tiny(motions=1, predicts="x0", past=1, future=5).num_extrapolated == 3
+    for wrong in ({"followed": -1}, {"followed": 3, "motions": 0}):
+        with pytest.raises(ValueError, match="are followed through"):
+            mcvd.tiny(**{"motions": 1, "predicts": "x0", "weight": "min_snr", **wrong})
 
 
 def test_resampling_in_bf16_is_that_of_float32_rounded() -> None:

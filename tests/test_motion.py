@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskworld.nets.motion import aligned, extrapolated, num_extrapolated
+from maskworld.nets.motion import aligned, extrapolated, num_aligned, num_extrapolated
 
 SIZE = 48
 
@@ -29,7 +29,7 @@ def film(times: range, *things: tuple[tuple[int, int], tuple[int, int], Tensor])
 
 
 def of(frames: Tensor, **options) -> Tensor:
-    return extrapolated(frames, torch.ones(frames.shape[:2], dtype=torch.bool), **options)
+    return extrapolated(frames, torch.ones(frames.shape[:2], dtype=torch.bool), **options).pictures
 
 
 @pytest.mark.parametrize("velocity", [(0, 0), (3, -2), (-4, 4), (0, 1)])
@@ -83,7 +83,7 @@ def test_where_nothing_is_to_be_seen_nothing_moves() -> None:
 def test_examples_are_each_their_own_and_hidden_frames_say_nothing() -> None:
     films = [film(range(-1, -4, -1), ((19, 19), v, patch(i))) for i, v in enumerate(((1, 2), (-2, 0), (3, 3)))]
     frames, shown = torch.cat(films), torch.tensor([[True] * 3, [True, False, True], [True, True, False]])
-    found = extrapolated(torch.where(shown[:, :, None, None, None], frames, 0.0), shown)
+    found = extrapolated(torch.where(shown[:, :, None, None, None], frames, 0.0), shown).pictures
     assert torch.equal(found[:1], of(films[0]))
     assert (found[1] == 0).all()
     assert torch.equal(found[2, :2], of(films[2])[0, :2]) and (found[2, 2] == 0).all()
@@ -101,6 +101,65 @@ def test_half_precision_around_it_changes_no_course() -> None:
     frames = film(range(-1, -4, -1), thing)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(of(frames), film(range(1), thing).expand(1, 3, 1, SIZE, SIZE))
+
+
+DARK, BRIGHT = patch(1, size=14) / 5 + 0.1, patch(2, size=6).clamp(min=0.6)
+
+
+def turning() -> Tensor:
+    """Eight frames, the latest first, of a dark thing that turned twice on its way, and a bright one before it now."""
+    way = [(20, 16), (22, 18), (24, 20), (23, 22), (22, 24), (21, 26), (22, 25), (23, 24)]
+    frames = [
+        film(range(1), (place, (0, 0), DARK), ((24 + 2 * i, 18 - 2 * i), (0, 0), BRIGHT)) for i, place in enumerate(way)
+    ]
+    return torch.cat(frames, dim=1)
+
+
+def test_what_is_followed_is_found_wherever_it_came_from() -> None:
+    """The least of what was seen along the way of a thing has it alone, though another is before it now; also in the
+    places of the nearest frame, and of the shown frames only."""
+    frames = turning()
+    shown = torch.ones(1, 8, dtype=torch.bool)
+    found = extrapolated(frames, shown, motions=2, followed=8)
+    assert found.pictures.shape[1] == num_extrapolated(8, 2, 8) == 12 and found.layers is not None
+    assert found.layers.shape[1] == 4
+    alone = film(range(1), ((20, 16), (0, 0), DARK))[0, 0, 0]
+    ink = alone > -1
+    least = found.layers[0, ::2, 0]
+    right = [((one == alone) & ink).sum() / ink.sum() for one in least]
+    seen = ((frames[0, 0, 0] == alone) & ink).sum() / ink.sum()
+    assert seen < 0.85 and max(right) == 1
+    straight = extrapolated(frames, shown, motions=2).pictures
+    assert torch.equal(straight[:, :2], found.pictures[:, :2])
+    assert not torch.equal(straight[:, 2], found.pictures[:, 2]) or not torch.equal(
+        straight[:, 5], found.pictures[:, 5]
+    )
+    moved = found.pictures[0, 6:, 0]
+    which = int(torch.tensor(right).argmax())
+    by = film(range(1), ((18, 14), (0, 0), DARK))[0, 0, 0]
+    assert ((moved[3 * which] == by)[by > -1]).all()
+    shorter = extrapolated(frames[:, :4], shown[:, :4], motions=2, followed=8)
+    hidden = torch.where(torch.arange(8)[None, :, None, None, None] < 4, frames, 0.0)
+    some = extrapolated(hidden, torch.arange(8)[None] < 4, motions=2, followed=8)
+    assert some.layers is not None and shorter.layers is not None
+    torch.testing.assert_close(some.pictures, shorter.pictures)
+    assert torch.equal(some.layers, shorter.layers)
+
+
+def test_layers_are_moved_after_their_frame() -> None:
+    """Each by each motion that the frame has against the noisy one."""
+    things = ((8, 8), (3, -2), patch(7, size=14)), ((26, 22), (-1, 2), patch(8, size=14))
+    target, frame = (film(range(i, i + 1), *things)[:, 0] for i in (1, 0))
+    layers = torch.stack([film(range(1), thing)[0, 0] for thing in things])[None]
+    alpha, shown = torch.tensor([0.99]), torch.tensor([True])
+    found = aligned(alpha * target, alpha, frame, shown, layers=layers, motions=2)
+    assert found.shape[1] == num_aligned(2, 2, 5) - 4 == 6
+    want = torch.stack([film(range(1, 2), thing)[0, 0] for thing in things])
+    for i in range(2):
+        assert torch.equal(found[:, :2], aligned(alpha * target, alpha, frame, shown, motions=2))
+        assert any(torch.equal(one, want[i]) for one in found[0, 2 + 2 * i : 4 + 2 * i])
+    grey = aligned(alpha * target, alpha, frame, torch.tensor([False]), layers=layers, motions=2)
+    assert grey.shape == found.shape and (grey == 0).all()
 
 
 @pytest.mark.parametrize("distance", [1, 2])
@@ -125,6 +184,7 @@ def test_through_noise_it_is_plain_where_things_went(distance: int) -> None:
 def test_how_many_pictures_there_are() -> None:
     for frames, motions, count in ((1, 2, 0), (2, 2, 4), (3, 1, 3), (9, 2, 6), (5, 0, 0)):
         assert num_extrapolated(frames, motions) == count
+        assert num_aligned(frames, motions) == motions
         if count:
             assert of(torch.zeros(1, frames, 1, 8, 8), motions=motions).shape[1] == count
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from maskworld import noise, solve
 from maskworld.clip import Clip
 from maskworld.masks import check_fits, on_pixels, whole_frames
-from maskworld.nets.motion import DEPTH, aligned, extrapolated, num_extrapolated
+from maskworld.nets.motion import DEPTH, aligned, extrapolated, num_aligned, num_extrapolated
 from maskworld.nets.precision import computing
 from maskworld.nets.unet import Seen, UNet, from_depth, to_depth
 from maskworld.noise import Estimate, Level, Rng, Schedule
@@ -65,6 +65,7 @@ class Config:
     context_noise: float = 0.0
     own_context: float = 0.0
     motions: int = 0
+    followed: int = 0
     reach: int = 4
 
     def __post_init__(self) -> None:
@@ -78,6 +79,8 @@ class Config:
             raise ValueError(f"context_noise is a standard deviation from 0 to 1, not {self.context_noise}")
         if not 0 <= self.own_context <= 1:
             raise ValueError(f"own_context is a share of the examples from 0 to 1, not {self.own_context}")
+        if self.followed < 0 or (self.followed and not self.motions):
+            raise ValueError(f"{self.motions} motions are followed through {self.followed} frames: 1 or more are")
         seen_moving = max(self.past, self.future) > 1 and self.predicts == "x0"
         if self.motions < 0 or self.reach < 1 or (self.motions and not seen_moving):
             raise ValueError(
@@ -97,12 +100,12 @@ class Config:
     @property
     def num_extrapolated(self) -> int:
         """Pictures of where motions lead, for each frame of the block (`MCVD.extrapolated`)."""
-        return sum(num_extrapolated(side, self.motions) for side in (self.past, self.future))
+        return sum(num_extrapolated(side, self.motions, self.followed) for side in (self.past, self.future))
 
     @property
     def num_aligned(self) -> int:
         """The same of the frames next to the block, moved to where the noise has them (`MCVD.aligned`)."""
-        return self.motions * ((self.past > 0) + (self.future > 0))
+        return sum(num_aligned(side, self.motions, self.followed) for side in (self.past, self.future))
 
     def noise_schedule(self) -> Schedule:
         if self.schedule == "linear":
@@ -131,19 +134,27 @@ class Choose(nn.Module):
         return self.score(h).unflatten(0, looks.shape[:2]).float()
 
 
+class Side(NamedTuple):
+    """The context frame next to the block, whether it is shown, and what it is made of (`Extrapolated.layers`)."""
+
+    frame: Float[Tensor, "b c h w"]
+    shown: Bool[Tensor, " b"]
+    layers: Float[Tensor, "b l c h w"] | None = None
+
+
 class Context(NamedTuple):
     """What a block is drawn from.
 
     seen      what the network makes of the context frames
     pictures  of each frame of the block, where motions lead; None where they are not looked for
-    nearest   the frames next to the block
     there     which of all pictures, the aligned ones last, say something
+    sides     what is aligned
     """
 
     seen: Seen
     pictures: Float[Tensor, "b k m c h w"] | None = None
-    nearest: Float[Tensor, "b s c h w"] | None = None
     there: Bool[Tensor, "b m"] | None = None
+    sides: Sequence[Side] = ()
 
 
 class MCVD(nn.Module):
@@ -181,53 +192,60 @@ class MCVD(nn.Module):
         """What the network makes of the context frames [past | future]; a hidden one is grey (0)."""
         config = self.config
         context = torch.where(shown[:, :, None, None, None], context, 0.0)
-        frames, moved = context, ()
+        frames, pictures, there, sides = context, None, None, []
         if config.motions:
-            pictures, there = self.extrapolated(context, shown)
+            pictures, there, sides = self.extrapolated(context, shown)
             frames = torch.cat([context, pictures.flatten(1, 2).to(context.dtype)], dim=1)
-            nearest = [config.past - 1] * (config.past > 0) + [config.past] * (config.future > 0)
-            there = torch.cat([there, shown[:, nearest].repeat_interleave(config.motions, 1)], dim=1)
-            moved = (pictures, context[:, nearest], there)
         cond = to_depth(rearrange(frames, "b n c h w -> b (n c) h w"), config.stem)
         if config.told:
             # differs: a grey frame and a hidden one look alike in the paper; one more channel tells them apart.
             told = shown[:, :, None, None].expand(-1, -1, *cond.shape[-2:])
             cond = torch.cat([cond, told.to(cond.dtype)], dim=1)
-        return Context(self.unet.see(cond), *moved)
+        return Context(self.unet.see(cond), pictures, there, sides)
 
     def extrapolated(
         self, context: Float[Tensor, "b n c h w"], shown: Bool[Tensor, "b n"]
-    ) -> tuple[Float[Tensor, "b k m c h w"], Bool[Tensor, "b m"]]:
+    ) -> tuple[Float[Tensor, "b k m c h w"], Bool[Tensor, "b a"], list[Side]]:
         """differs: what the context frames would show in each frame of the block, if all went on as it goes: the
-        motion-compensated prediction of video coding, from either side; and whether they are shown."""
+        motion-compensated prediction of video coding, from either side. Then which pictures say something, those that
+        will be aligned among them, and of what these will be."""
         config = self.config
         past, future = slice(0, config.past), slice(config.past, None)
-        blocks, there = [], []
+        pictures, there, sides, aligned_there = [], [], [], []
         for frames, which, nearest in (
             (context[:, past].flip(1), shown[:, past].flip(1), range(1, config.current + 1)),
             (context[:, future], shown[:, future], range(config.current, 0, -1)),
         ):
-            if num_extrapolated(frames.shape[1], config.motions):
-                blocks.append(torch.stack([extrapolated(frames, which, i, **self._search()) for i in nearest], dim=1))
-                there.append((which[:, :2].all(1, keepdim=True) & which[:, :DEPTH]).repeat(1, config.motions))
-        return torch.cat(blocks, dim=2), torch.cat(there, dim=1)
+            s = frames.shape[1]
+            if s == 0:
+                continue
+            one, both = which[:, :1], which[:, :2].all(1, keepdim=True)
+            layers = None
+            if s > 1:
+                found = [extrapolated(frames, which, i, followed=config.followed, **self._search()) for i in nearest]
+                pictures.append(torch.stack([each.pictures for each in found], dim=1))
+                moved = (both & which[:, :DEPTH]).repeat(1, config.motions)
+                there += [moved, both.expand(-1, pictures[-1].shape[2] - moved.shape[1])]
+                layers = found[0].layers
+            sides.append(Side(frames[:, 0], which[:, 0], layers))
+            of_layers = num_aligned(s, config.motions, config.followed) - config.motions
+            aligned_there += [one.expand(-1, config.motions), both.expand(-1, of_layers)]
+        return torch.cat(pictures, dim=2), torch.cat(there + aligned_there, dim=1), sides
 
     def aligned(
-        self,
-        x: Float[Tensor, "b k c h w"],
-        alpha: Float[Tensor, " n"],
-        nearest: Float[Tensor, "b s c h w"],
-        shown: Bool[Tensor, "b s"],
+        self, x: Float[Tensor, "b k c h w"], alpha: Float[Tensor, " n"], sides: Sequence[Side]
     ) -> Float[Tensor, "b k m c h w"]:
         """differs: the frames next to the block, moved to where a noisy block has what they show. Where a thing goes
         at a wall is decided with the noise; from then on it looks as it did."""
-        k, past = self.config.current, self.config.past > 0
-        alpha = alpha.expand(len(x))
+        k, alpha = self.config.current, alpha.expand(len(x))
         blocks = []
         for i in range(k):
-            distances = [i + 1] * past + [k - i] * (self.config.future > 0)
-            sides = zip(nearest.unbind(1), shown.unbind(1), distances, strict=True)
-            blocks.append(torch.cat([aligned(x[:, i], alpha, *side, **self._search()) for side in sides], dim=1))
+            distances = [i + 1] * (self.config.past > 0) + [k - i] * (self.config.future > 0)
+            found = [
+                aligned(x[:, i], alpha, side.frame, side.shown, distance, layers=side.layers, **self._search())
+                for side, distance in zip(sides, distances, strict=True)
+            ]
+            blocks.append(torch.cat(found, dim=1))
         return torch.stack(blocks, dim=1)
 
     def _search(self) -> dict[str, int]:
@@ -249,10 +267,9 @@ class MCVD(nn.Module):
         """The network's output for a noisy block, in float32 and in the block's shape."""
         (k, c), stem = x.shape[1:3], self.config.stem
         frames = x[:, :, None]
-        if context.nearest is not None and context.there is not None:
+        if context.sides:
             *when, alpha = when
-            shown = context.there[:, self.config.num_extrapolated :: self.config.motions]
-            frames = torch.cat([frames, self.aligned(x, alpha[:, 0], context.nearest, shown).to(x.dtype)], dim=2)
+            frames = torch.cat([frames, self.aligned(x, alpha[:, 0], context.sides).to(x.dtype)], dim=2)
         h = to_depth(rearrange(frames, "b k m c h w -> b (m k c) h w"), stem)
         out = from_depth(self.unet(h.contiguous(memory_format=torch.channels_last), when, context.seen).float(), stem)
         painted = rearrange(out[:, : k * c], "b (k c) h w -> b k c h w", k=k, c=c)
