@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from maskworld import checkpoint
 from maskworld.commands.evaluate import held_out
 from maskworld.commands.memories import PLAIN, memory_of
 from maskworld.data import video
 from maskworld.memory.canvas import Canvas
 from maskworld.memory.evict import Evicting
 from maskworld.memory.retrieve import Retrieve
-from maskworld.papers import forcing
+from maskworld.papers import forcing, mcvd
 from maskworld.probes.base import ACTIONS, PAN
 from maskworld.probes.films import Films, reckoned
 from maskworld.world import BRICKS, World, load, network
@@ -329,3 +330,17 @@ def test_the_best_of_several_futures(rolls):
     key = next(iter(given[1][1]))
     plain, chosen = (arrays[key] for _, arrays in given.values())
     assert plain.shape == chosen.shape
+
+
+def test_digits_are_judged_by_the_same_frames_whatever_a_model_sees(cli, tmp_path):
+    """5 known and 10 ahead, or 5 between, as in the tables; a model that sees less has what it sees."""
+    for past, future, known, ahead, between in ((8, 6, 5, 10, 5), (2, 2, 2, 4, 2)):
+        net = mcvd.MCVD(mcvd.tiny(size=40, past=past, future=future, attention=()))
+        about = {"family": "mcvd", "config": dataclasses.asdict(net.config), "data": {"name": "digits"}, "step": 0}
+        path = tmp_path / f"{past}.safetensors"
+        checkpoint.write(path, net.state_dict(), about)
+        for options, hidden in (([], ahead), (["--future", future], between)):
+            given = ("--clips", 2, "--samples", 2, "--steps", 1, "--json", *options)
+            code, lines, _ = cli("evaluate", path, *given)
+            task = json.loads(lines[-1])["task"]
+            assert (code, task["past"], task["hidden"]) == (0, known, hidden)

@@ -22,7 +22,7 @@ from maskworld.probes.quality import MCVD_DIGITS, Protocol, extractor_of, protoc
 from maskworld.world import World, load
 
 SMMNIST_PAST = 5
-"""Frames that the tables of moving digits show, however many a model may see."""
+"""Frames that the tables of moving digits show, and fill between, or twice as many ahead, whatever a model may see."""
 
 
 def evaluate_command(
@@ -48,11 +48,12 @@ def evaluate_command(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     world = load(checkpoint, device).sampled(steps, solver, fast_precision(device))
     future = future or 0
-    many = world.reach.ahead
-    hidden = frames or (many if future else 2 * many)
     judged_by = _protocol(protocol, world, data)
+    most = SMMNIST_PAST if judged_by is MCVD_DIGITS else sys.maxsize
+    many = min(world.reach.ahead, most)
+    hidden = frames or (many if future else 2 * many)
     if past is None:
-        past = min(world.reach.past, SMMNIST_PAST) if judged_by is MCVD_DIGITS else world.reach.past
+        past = min(world.reach.past, most)
     task = protocol_.Task(past, hidden, future)
     source, count, cluster = held_out(world, data, task.frames)
     if count is not None and count < clips:
