@@ -82,7 +82,7 @@ def test_the_whole_benchmark_on_a_tiny_model(
 ) -> None:
     config = mcvd.tiny(size=36, attention=(), past=1, current=1, future=0, num_times=100, width=4, dim_head=4, stem=2)
     config = dataclasses.replace(config, schedule="cosine", predicts="x0")
-    about = {"family": "mcvd", "config": dataclasses.asdict(config), "step": 0}
+    about = {"family": "mcvd", "config": dataclasses.asdict(config), "data": {"name": "digits"}, "step": 0}
     checkpoint.write(tmp_path / "tiny.safetensors", benchmark.lively(config).state_dict(), about)
     monkeypatch.setattr(benchmark, "MODELS", {"big5": mcvd.tiny(num_times=100)})
     monkeypatch.setattr(benchmark, "MATMUL", 64)
