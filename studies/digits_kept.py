@@ -11,7 +11,6 @@ same way: more cannot be reached, since digits hide each other.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 
 import torch
@@ -23,8 +22,6 @@ from maskworld.clip import collate
 from maskworld.commands.doctor import fast_precision
 from maskworld.data.digits import Glyphs, MovingDigits
 from maskworld.masks import past_and_future
-from maskworld.noise import Rng
-from maskworld.papers import mcvd
 from maskworld.world import load
 
 PAST, FUTURE = 5, 10
@@ -58,7 +55,7 @@ class Reader:
 
 def kept(read: Int[Tensor, "b n"], true: Int[Tensor, "b n"]) -> Float[Tensor, " b"]:
     """The share of the true labels that were read, each as often as it is there."""
-    counts = [torch.nn.functional.one_hot(labels, 10).sum(1) for labels in (read, true)]
+    counts = [F.one_hot(labels, 10).sum(1) for labels in (read, true)]
     return torch.minimum(*counts).sum(1) / true.shape[1]
 
 
@@ -76,12 +73,7 @@ def main() -> None:
     known = past_and_future(PAST, FUTURE, 0, options.clips)
     films = {"truth": truth.frames}
     for name in options.checkpoints:
-        net = load(name).net
-        assert isinstance(net, mcvd.MCVD)
-        sampling = dataclasses.replace(
-            mcvd.default_sampling(net.config), steps=options.steps, precision=fast_precision(torch.device("cpu"))
-        )
-        films[name] = mcvd.fill(net, sampling)(truth, known, Rng.of(0, batch=options.clips)).frames
+        films[name] = load(name).sampled(options.steps, precision=fast_precision()).fill(truth, known, 0).frames
     shares = {
         name: [kept(reader.read(frames[:, 0, i]), true).mean().item() for i in range(PAST, PAST + FUTURE)]
         for name, frames in films.items()

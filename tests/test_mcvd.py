@@ -586,7 +586,7 @@ def test_motions_that_cannot_be_are_refused() -> None:
         with pytest.raises(ValueError, match="is seen in two frames of one side"):
             mcvd.tiny(**{"motions": 1, "predicts": "x0", "weight": "min_snr", **wrong})
     assert mcvd.tiny(motions=1, predicts="x0", past=1, future=5).num_extrapolated == 3
-    for wrong in ({"followed": -1}, {"followed": 3, "motions": 0}):
+    for wrong in ({"followed": -1}, {"followed": 2}, {"followed": 3, "motions": 0}):
         with pytest.raises(ValueError, match="are followed through"):
             mcvd.tiny(**{"motions": 1, "predicts": "x0", "weight": "min_snr", **wrong})
 

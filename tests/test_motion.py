@@ -29,7 +29,7 @@ def film(times: range, *things: tuple[tuple[int, int], tuple[int, int], Tensor])
 
 
 def of(frames: Tensor, **options) -> Tensor:
-    return extrapolated(frames, torch.ones(frames.shape[:2], dtype=torch.bool), **options).pictures
+    return extrapolated(frames, torch.ones(frames.shape[:2], dtype=torch.bool), **options).pictures[:, 0]
 
 
 @pytest.mark.parametrize("velocity", [(0, 0), (3, -2), (-4, 4), (0, 1)])
@@ -39,7 +39,7 @@ def test_what_goes_on_is_found_where_it_will_be(velocity: tuple[int, int], dista
     thing = ((21, 17), velocity, patch(0, 3))
     want = film(range(distance - 1, distance), thing)
     for times in (range(-1, -4, -1), range(2 * distance - 1, 2 * distance + 2)):
-        found = of(film(times, thing), distance=distance)
+        found = of(film(times, thing), distances=(distance,))
         assert found.shape == (1, 3, 3, SIZE, SIZE)
         for picture in found.unbind(1):
             torch.testing.assert_close(picture, want[:, 0], atol=0, rtol=0)
@@ -83,7 +83,7 @@ def test_where_nothing_is_to_be_seen_nothing_moves() -> None:
 def test_examples_are_each_their_own_and_hidden_frames_say_nothing() -> None:
     films = [film(range(-1, -4, -1), ((19, 19), v, patch(i))) for i, v in enumerate(((1, 2), (-2, 0), (3, 3)))]
     frames, shown = torch.cat(films), torch.tensor([[True] * 3, [True, False, True], [True, True, False]])
-    found = extrapolated(torch.where(shown[:, :, None, None, None], frames, 0.0), shown).pictures
+    found = extrapolated(torch.where(shown[:, :, None, None, None], frames, 0.0), shown).pictures[:, 0]
     assert torch.equal(found[:1], of(films[0]))
     assert (found[1] == 0).all()
     assert torch.equal(found[2, :2], of(films[2])[0, :2]) and (found[2, 2] == 0).all()
@@ -121,7 +121,7 @@ def test_what_is_followed_is_found_wherever_it_came_from() -> None:
     frames = turning()
     shown = torch.ones(1, 8, dtype=torch.bool)
     found = extrapolated(frames, shown, motions=2, followed=8)
-    assert found.pictures.shape[1] == num_extrapolated(8, 2, 8) == 12 and found.layers is not None
+    assert found.pictures.shape[2] == num_extrapolated(8, 2, 8) == 12 and found.layers is not None
     assert found.layers.shape[1] == 4
     alone = film(range(1), ((20, 16), (0, 0), DARK))[0, 0, 0]
     ink = alone > -1
@@ -129,12 +129,12 @@ def test_what_is_followed_is_found_wherever_it_came_from() -> None:
     right = [((one == alone) & ink).sum() / ink.sum() for one in least]
     seen = ((frames[0, 0, 0] == alone) & ink).sum() / ink.sum()
     assert seen < 0.85 and max(right) == 1
-    straight = extrapolated(frames, shown, motions=2).pictures
-    assert torch.equal(straight[:, :2], found.pictures[:, :2])
-    assert not torch.equal(straight[:, 2], found.pictures[:, 2]) or not torch.equal(
-        straight[:, 5], found.pictures[:, 5]
+    straight = extrapolated(frames, shown, motions=2).pictures[:, 0]
+    assert torch.equal(straight[:, :2], found.pictures[:, 0, :2])
+    assert not torch.equal(straight[:, 2], found.pictures[:, 0, 2]) or not torch.equal(
+        straight[:, 5], found.pictures[:, 0, 5]
     )
-    moved = found.pictures[0, 6:, 0]
+    moved = found.pictures[0, 0, 6:, 0]
     which = int(torch.tensor(right).argmax())
     by = film(range(1), ((18, 14), (0, 0), DARK))[0, 0, 0]
     assert ((moved[3 * which] == by)[by > -1]).all()
@@ -189,7 +189,7 @@ def test_how_many_pictures_there_are() -> None:
             assert of(torch.zeros(1, frames, 1, 8, 8), motions=motions).shape[1] == count
 
 
-@pytest.mark.parametrize("wrong", [{"motions": 0}, {"reach": 0}, {"window": 0}, {"distance": 0}])
+@pytest.mark.parametrize("wrong", [{"motions": 0}, {"reach": 0}, {"window": 0}, {"distances": (1, 0)}, {"followed": 2}])
 def test_what_means_nothing_is_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match="two frames or more"):
         of(torch.zeros(1, 2, 1, 8, 8), **wrong)

@@ -35,65 +35,73 @@ def num_aligned(frames: int, motions: int, followed: int = 0) -> int:
 
 
 class Extrapolated(NamedTuple):
-    """pictures  where motions lead, in the order of the motions; what was followed comes after what was moved
+    """pictures  where motions lead, at each distance; what was moved, motion by motion, and then what was followed
     layers    the least and the most of each, in the places of the nearest frame; None where nothing was followed"""
 
-    pictures: Float[Tensor, "b m c h w"]
+    pictures: Float[Tensor, "b k m c h w"]
     layers: Float[Tensor, "b l c h w"] | None
 
 
 def extrapolated(
     frames: Float[Tensor, "b s c h w"],
     shown: Bool[Tensor, "b s"],
-    distance: int = 1,
+    distances: Sequence[int] = (1,),
     *,
     motions: int = 1,
     followed: int = 0,
     reach: int = 4,
     window: int = 17,
 ) -> Extrapolated:
-    """What `frames`, the nearest one first, show of a frame `distance` before or after them, if motions go on.
+    """What `frames`, the nearest one first, show of frames at `distances` before or after them, if motions go on.
 
     For each of the `motions` between the two nearest frames come the nearest DEPTH frames, each moved along it: what
     does move that way is alike in all. `reach` is in pixels a frame; `window`, in pixels, is what is compared at each
     place. Beyond an edge are its own pixels. Grey (0) where one of the two nearest frames is not shown.
 
-    With `followed`, what moves that way is followed back through so many frames, wherever it came from, and the least,
+    With `followed`, what moves that way is followed back through so many frames, wherever it came from; the least,
     the most and the mean of what these show there come too: what has long overlapped is taken apart by what each had
     around it before (layers; Wang and Adelson, 1994).
 
-    Raises ValueError for less than two frames, and for a reach, a window or a distance that is not positive.
+    Raises ValueError for less than two frames, for a reach, a window or a distance that is not positive, and where less
+    than DEPTH frames, but some, are followed.
     """
     s = frames.shape[1]
-    if s < 2 or min(distance, reach, window, motions) < 1 or followed < 0:
+    if s < 2 or min(*distances, reach, window, motions) < 1 or (followed and followed < DEPTH):
         raise ValueError(
-            f"motions are of two frames or more, not {s}; distance {distance}, motions {motions}, reach {reach} and "
-            f"window {window} are 1 or more, and {followed} frames are followed"
+            f"motions are of two frames or more, not {s}; distances {distances}, motions {motions}, reach {reach} and "
+            f"window {window} are 1 or more; none or at least {DEPTH} frames are followed, not {followed}"
         )
     both = shown[:, :2].all(1)
     shape = frames.shape[2:]
-    pictures = frames.new_zeros(len(frames), num_extrapolated(s, motions, followed), *shape, dtype=torch.float32)
+    count = (len(distances), num_extrapolated(s, motions, followed))
+    pictures = frames.new_zeros(len(frames), *count, *shape, dtype=torch.float32)
     layers = pictures.new_zeros(len(frames), 2 * motions, *shape) if followed else None
     if bool(both.any()):
         frames, shown = frames[both].float(), shown[both]
         near, cell = frames[:, 0], _cell(frames)
         differs = _cells(((near - look).abs() for look in _looks(frames[:, 1], 1, reach)), cell)
         differs = _boxed(differs, window // cell)
-        found = _dominant(differs, motions, reach)
-        moved: list[Tensor] = []
-        summaries: list[Tensor] = []
+        found, moves = _dominant(differs, motions, reach), _moves(reach, frames.device)
+        moved: list[
+            tuple[Tensor, Tensor, Tensor]
+        ] = []  # a picture, where it is seen from the nearest frame, its motion
+        summaries: list[tuple[Tensor, Tensor, Tensor]] = []
         here: list[Tensor] = []
-        for i, by in enumerate(found):
-            if not followed:
-                moved += [_along(frames[:, n], by * (distance + n)) for n in range(min(s, DEPTH))]
-                continue
-            places = _followed(frames[:, :followed], by, _belongs(differs, found, i, reach, cell), reach)
-            films = [_along(frames[:, n], place) for n, place in enumerate(places)]
-            least, most, mean = _summary(torch.stack(films, dim=1), shown[:, :followed])
-            moved += [_along(frames[:, n], place + by * distance) for n, place in enumerate(places[:DEPTH])]
-            summaries += [_along(picture, by * distance) for picture in (least, most, mean)]
-            here += [least, most]
-        pictures[both] = torch.stack(moved + summaries, dim=1)
+        for i, index in enumerate(found):
+            by = moves[index]
+            places = [by * n for n in range(min(s, DEPTH))]
+            if followed:
+                places = _followed(frames[:, :followed], by, _belongs(differs, found, i, cell), reach)
+                films = [_along(frames[:, n], place) for n, place in enumerate(places)]
+                least, most, mean = _summary(torch.stack(films, dim=1), shown[:, :followed])
+                summaries += [(picture, torch.zeros_like(by), by) for picture in (least, most, mean)]
+                here += [least, most]
+            moved += [(frames[:, n], place, by) for n, place in enumerate(places[:DEPTH])]
+        made = [
+            torch.stack([_along(picture, place + by * distance) for picture, place, by in moved + summaries], dim=1)
+            for distance in distances
+        ]
+        pictures[both] = torch.stack(made, dim=1)
         if layers is not None:
             layers[both] = torch.stack(here, dim=1)
     return Extrapolated(pictures, layers)
@@ -127,36 +135,41 @@ def aligned(
         looks, cell = _looks(frame * alpha[:, None, None, None], distance, reach), _cell(frame)
         differs = _cells(((noisy - look).square() for look in looks), cell)
         found = _dominant(_boxed(differs, window // cell), motions, reach)
-        pictures[shown] = torch.stack([_along(one, by * distance) for one in [frame, *also] for by in found], dim=1)
+        places = [_moves(reach, frame.device)[index] * distance for index in found]
+        pictures[shown] = torch.stack([_along(one, place) for one in [frame, *also] for place in places], dim=1)
     return pictures
 
 
-def _dominant(differs: Float[Tensor, "b v gh gw"], number: int, reach: int) -> list[Int[Tensor, "b 2"]]:
-    """Motions, in pixels a frame, which together differ least: at each place the better one counts. One is taken
-    after the other, and each is then chosen again, given the rest."""
-    steps = torch.arange(-reach, reach + 1, device=differs.device)
-    still = STILL * (steps[:, None] ** 2 + steps**2).flatten() / reach**2
-    differs = differs.flatten(2)
+def _moves(reach: int, device: torch.device) -> Int[Tensor, "v 2"]:
+    """All displacements, rows first: pixels a frame, down and to the right."""
+    steps = torch.arange(-reach, reach + 1, device=device)
+    return torch.cartesian_prod(steps, steps)
+
+
+def _dominant(differs: Float[Tensor, "b v gh gw"], number: int, reach: int) -> list[Int[Tensor, " b"]]:
+    """Which motions together differ least: at each place the better one counts. One is taken after the other, and
+    each is then chosen again, given the rest."""
+    still = STILL * _moves(reach, differs.device).square().sum(1) / reach**2
     chosen: list[Tensor] = []
     for i in [*range(number), *range(number)] if number > 1 else [0]:
         left = differs
         rest = chosen[:i] + chosen[i + 1 :]
         if rest:
-            best = torch.stack([differs[torch.arange(len(v), device=v.device), v] for v in rest]).amin(0)
-            left = torch.minimum(differs, best[:, None])
-        chosen[i : i + 1] = [(left.mean(2) + still).argmin(1)]
-    return [torch.stack([v // (2 * reach + 1), v % (2 * reach + 1)], dim=1) - reach for v in chosen]
+            left = torch.minimum(differs, _costs(differs, rest).amin(1, keepdim=True))
+        chosen[i : i + 1] = [(left.mean((2, 3)) + still).argmin(1)]
+    return chosen
+
+
+def _costs(differs: Float[Tensor, "b v gh gw"], motions: Sequence[Int[Tensor, " b"]]) -> Float[Tensor, "b n gh gw"]:
+    return torch.stack([differs[torch.arange(len(index), device=index.device), index] for index in motions], dim=1)
 
 
 def _belongs(
-    differs: Float[Tensor, "b v gh gw"], motions: Sequence[Int[Tensor, "b 2"]], which: int, reach: int, cell: int
+    differs: Float[Tensor, "b v gh gw"], motions: Sequence[Int[Tensor, " b"]], which: int, cell: int
 ) -> Float[Tensor, "b 1 h w"]:
     """How surely each pixel of the nearest frame moves as that one does, and how much there is to be told by."""
-    rows = torch.arange(len(differs), device=differs.device)
-    index = [(by[:, 0] + reach) * (2 * reach + 1) + by[:, 1] + reach for by in motions]
-    cost = torch.stack([differs[rows, i] for i in index], dim=1)
     telling = differs.amax(1, keepdim=True) - differs.amin(1, keepdim=True)
-    weight = (-cost / SURE).softmax(1)[:, which : which + 1] * telling
+    weight = (-_costs(differs, motions) / SURE).softmax(1)[:, which : which + 1] * telling
     return weight.repeat_interleave(cell, 2).repeat_interleave(cell, 3)
 
 
@@ -165,17 +178,15 @@ def _followed(
 ) -> list[Int[Tensor, "b 2"]]:
     """Where, from its place in the nearest frame, what has `weight` there was in each: from frame to frame it
     moves to where it looks most alike, and as it moved where that does not say."""
-    near = frames[:, 0]
-    steps = torch.arange(-reach, reach + 1, device=frames.device)
-    steps = torch.stack([steps.repeat_interleave(len(steps)), steps.repeat(len(steps))], dim=1)
+    near, moves = frames[:, 0], _moves(reach, frames.device)
     weight = weight / weight.sum((2, 3), keepdim=True).clamp(min=1e-6)
     places, by = [torch.zeros_like(motion), motion], motion
     for n in range(2, frames.shape[1]):
         there = F.pad(_along(frames[:, n], places[-1]), (reach,) * 4, mode="replicate")
         # Sums of weight (near - there)^2 over the frame, for all steps at once; the square of `near` is in all.
         alike = _correlated(weight * near, there) - _correlated(weight.expand_as(near), there.square()) / 2
-        changed = STILL * (steps - by[:, None]).square().sum(2) / reach**2
-        by = steps[(changed - 2 * alike.flatten(1)).argmin(1)]
+        changed = STILL * (moves - by[:, None]).square().sum(2) / reach**2
+        by = moves[(changed - 2 * alike.flatten(1)).argmin(1)]
         places.append(places[-1] + by)
     return places[: frames.shape[1]]
 

@@ -79,8 +79,10 @@ class Config:
             raise ValueError(f"context_noise is a standard deviation from 0 to 1, not {self.context_noise}")
         if not 0 <= self.own_context <= 1:
             raise ValueError(f"own_context is a share of the examples from 0 to 1, not {self.own_context}")
-        if self.followed < 0 or (self.followed and not self.motions):
-            raise ValueError(f"{self.motions} motions are followed through {self.followed} frames: 1 or more are")
+        if self.followed and (self.followed < DEPTH or not self.motions):
+            raise ValueError(
+                f"{self.motions} motions are followed through {self.followed} frames: some are, through {DEPTH} or more"
+            )
         seen_moving = max(self.past, self.future) > 1 and self.predicts == "x0"
         if self.motions < 0 or self.reach < 1 or (self.motions and not seen_moving):
             raise ValueError(
@@ -222,11 +224,10 @@ class MCVD(nn.Module):
             one, both = which[:, :1], which[:, :2].all(1, keepdim=True)
             layers = None
             if s > 1:
-                found = [extrapolated(frames, which, i, followed=config.followed, **self._search()) for i in nearest]
-                pictures.append(torch.stack([each.pictures for each in found], dim=1))
+                found, layers = extrapolated(frames, which, nearest, followed=config.followed, **self._search())
+                pictures.append(found)
                 moved = (both & which[:, :DEPTH]).repeat(1, config.motions)
-                there += [moved, both.expand(-1, pictures[-1].shape[2] - moved.shape[1])]
-                layers = found[0].layers
+                there += [moved, both.expand(-1, found.shape[2] - moved.shape[1])]
             sides.append(Side(frames[:, 0], which[:, 0], layers))
             of_layers = num_aligned(s, config.motions, config.followed) - config.motions
             aligned_there += [one.expand(-1, config.motions), both.expand(-1, of_layers)]
@@ -356,11 +357,11 @@ def _own(net: MCVD, context: Float[Tensor, "b n c h w"], shown: Bool[Tensor, "b 
         eps = noise.gaussian(context[:, near], rng)
         if not bool(mine.any()):
             continue
-        seen, told = torch.zeros_like(context[mine]), torch.zeros_like(shown[mine])
-        moved = places[: len(beyond)]
-        seen[:, moved], told[:, moved] = context[mine][:, beyond], shown[mine][:, beyond]
+        was, there, moved = context[mine], shown[mine], places[: len(beyond)]
+        seen, told = torch.zeros_like(was), torch.zeros_like(there)
+        seen[:, moved], told[:, moved] = was[:, beyond], there[:, beyond]
         alpha, sigma = (one.to(context.dtype)[:, None, None, None, None] for one in _schedule(config).at(time[mine]))
-        x = alpha * context[mine][:, near] + sigma * eps[mine]
+        x = alpha * was[:, near] + sigma * eps[mine]
         drawn = net.estimate(net(x, net.when(time[mine], told), net.see(seen, told)), x, alpha, sigma).x0
         context[mine.nonzero(), near] = drawn.clamp(-1, 1).to(context.dtype)
     return context
