@@ -333,7 +333,8 @@ def train(recipe: Positional[str]) -> int:
     """Train a recipe: forcing-discs, mcvd-discs, mcvd-video, ... `maskworld train RECIPE --help` lists its fields.
 
     Args:
-        recipe: forcing-discs, forcing-plans, mcvd-digits, mcvd-discs or mcvd-video.
+        recipe: forcing-discs, forcing-plans; maskgwm-drive, maskgwm-video, tokenizer, vae; mcvd-digits, mcvd-discs,
+            mcvd-video; mim4d-drive; voc-chain, voc-clock or voc-episodes.
     """
     from maskworld.commands.train import train_command
 

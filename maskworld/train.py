@@ -79,12 +79,19 @@ class Recipe:
 
 def warm_up(lr: float, steps: int) -> Callable[[int], float]:
     """Linear from 0; MCVD's first step is therefore at rate 0."""
+    _check_rate(lr)
     return lambda step: lr * min(step / max(steps, 1), 1.0)
 
 
 def inverse_sqrt(lr: float, steps: int, reference: int) -> Callable[[int], float]:
     """Warm up, then fall as 1 / sqrt(step) from `reference` on (EDM2, Eq. 67): needs no planned end."""
+    _check_rate(lr)
     return lambda step: lr * min((step + 1) / max(steps, 1), 1.0) / math.sqrt(max(step / reference, 1.0))
+
+
+def _check_rate(lr: float) -> None:
+    if not 0 <= lr < math.inf:
+        raise ValueError(f"a learning rate is 0 or more, not {lr}")
 
 
 def constant_ema(rate: float) -> Callable[[int], float]:
@@ -183,11 +190,13 @@ def train(
 
     Writes `model.safetensors` (averaged weights), `state.safetensors` (everything to resume) and `metrics.jsonl`
     into `run`. Interrupted, it finishes the step, saves, and raises KeyboardInterrupt.
-    Raises ValueError for a run that exists and is not to be resumed, or that is of another recipe, and
-    FloatingPointError for a loss that is not finite.
+    Raises ValueError for a run that exists and is not to be resumed, or that is of another recipe, for no steps or no
+    minutes, and FloatingPointError for a loss that is not finite.
     """
     if steps is None and minutes is None:
         raise ValueError("say how long to train: steps, minutes, or both (the first reached ends it)")
+    if (steps is not None and steps < 1) or (minutes is not None and not minutes > 0):
+        raise ValueError(f"a training takes a step and some time: {steps} steps and {minutes} minutes are asked for")
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     device, show = accelerator.device, accelerator.is_main_process
     net = recipe.net.to(device)
@@ -382,6 +391,8 @@ def _start(run: Path) -> None:
         raise ValueError(f"{run} is a file; a training needs a folder")
     if (run / STATE).exists() or (run / METRICS).exists():
         raise ValueError(f"{run} already holds a training; --resume continues it, another folder keeps both")
+    if (run / checkpoint.MODEL).exists():
+        raise ValueError(f"{run} already holds a model, {checkpoint.MODEL}; another folder keeps both")
     run.mkdir(parents=True, exist_ok=True)
 
 

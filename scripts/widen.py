@@ -1,6 +1,6 @@
 """A checkpoint of MCVD that sees more: a longer context, and where motions lead.
 
-python scripts/widen.py CKPT OUT [--past 10] [--motions 2]
+python scripts/widen.py CKPT OUT [--past 10] [--motions 2] [--followed 10]
 
 The weights of what the network did not see are 0: it paints what it painted, though with motions that is a part
 of each pixel only. Train it on with `maskworld train RECIPE --start OUT`, told the same configuration.
@@ -57,10 +57,12 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--past", type=int, default=10)
     parser.add_argument("--motions", type=int, default=2)
+    parser.add_argument("--followed", type=int, default=10, help="frames; none without motions")
     options = parser.parse_args()
     world = load(options.checkpoint)
     assert isinstance(world.net, mcvd.MCVD)
-    config = dataclasses.replace(world.net.config, past=options.past, motions=options.motions)
+    followed = options.followed if options.motions else 0
+    config = dataclasses.replace(world.net.config, past=options.past, motions=options.motions, followed=followed)
     about = {**world.about, "config": dataclasses.asdict(config)}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write(options.out, widened(world.net, config).state_dict(), about)

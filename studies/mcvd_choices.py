@@ -38,7 +38,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "no stem": {"stem": 1},
     "five frames a block": {"current": 5},
     "no noise on the context": {"context_noise": 0.0},
-    "where motions lead": {"motions": 2},
+    "where motions lead": {"motions": 2, "followed": 5},
     "24, 48 and 96 channels": {"width": 24, "multiples": (1, 2, 4)},
 }
 LR = {"the paper's target, schedule and EMA": 2e-4}  # the paper's

@@ -39,6 +39,11 @@ PARAMETERS = {
     "KTH": (mcvd.kth(), 62_831_141),
     "KTH, general": (mcvd.kth(past=5, future=5), 62_831_141),
     "KTH, SPATIN": (mcvd.kth(True), 367_650_437),
+    "KTH, SPATIN, general": (dataclasses.replace(mcvd.kth(past=5, future=5), spatin=128), 102_005_669),
+    "KTH, SPATIN, general, ten past": (
+        dataclasses.replace(mcvd.kth(current=10, future=5), spatin=128),
+        102_342_634,
+    ),
     "BAIR": (mcvd.bair(), 251_169_807),
     "BAIR, two past": (mcvd.bair(past=2), 251_174_991),
     "BAIR, general": (mcvd.bair(past=2, future=2), 251_185_359),
@@ -73,7 +78,16 @@ def test_small_fits_the_zoo() -> None:
         ({"current": 0}, "at least one frame"),
         ({"past": -1}, "negative"),
         ({"stem": 3}, "stem of 3"),
-        ({"size": 0}, "stem of 1 pixels"),
+        ({"stem": 0}, "stem is 1 or more"),
+        ({"size": 0}, "size is 1 or more"),
+        ({"width": -8}, "width is 1 or more"),
+        ({"blocks": 0}, "blocks is 1 or more"),
+        ({"dim_head": 0}, "dim_head is 1 or more"),
+        ({"num_times": 0}, "num_times is 1 or more"),
+        ({"channels": 0}, "channels is 1 or more"),
+        ({"spatin": 0}, "spatin is 1 or more"),
+        ({"multiples": ()}, "multiples"),
+        ({"multiples": (1, 0)}, "multiples"),
         ({"gamma": True, "predicts": "v"}, "Gamma"),
     ],
 )
@@ -421,7 +435,7 @@ def test_noise_on_the_context_is_for_half_of_the_examples_and_hides_nothing_else
 
 def test_context_of_its_own_is_drawn_from_what_lies_beyond(monkeypatch: pytest.MonkeyPatch) -> None:
     """The nearest frames of a side of which more is shown, in training alone; nothing else is touched."""
-    net = mcvd.MCVD(mcvd.tiny(past=5, future=4, current=2, own_context=1.0, predicts="x0", weight="min_snr"))
+    net = mcvd.MCVD(drafting(past=5, future=4, current=2))
     context = torch.linspace(-0.9, 0.9, 9)[None, :, None, None, None].expand(4, -1, 1, 16, 16)
     shown = torch.tensor(
         [
@@ -435,6 +449,7 @@ def test_context_of_its_own_is_drawn_from_what_lies_beyond(monkeypatch: pytest.M
     see = net.see
     monkeypatch.setattr(net, "see", lambda *given: (asked.append(given), see(*given))[1])
     monkeypatch.setattr(net, "forward", lambda x, when, seen: torch.full_like(x, 7.0))
+    monkeypatch.setattr(mcvd, "OWN", 1)
     own = mcvd._own(net, context, shown, Rng.of(0, batch=4))
     drawn = (own == 1.0)[:, :, 0, 0, 0]
     assert drawn.tolist() == [
@@ -457,7 +472,75 @@ def test_context_of_its_own_is_drawn_from_what_lies_beyond(monkeypatch: pytest.M
     own = mcvd._own(net, torch.zeros(200, 9, 1, 16, 16), torch.ones(200, 9, dtype=torch.bool), Rng.of(0, batch=200))
     assert 70 < (own[:, 4] != 0).flatten(1).any(1).sum() < 130
     with pytest.raises(ValueError, match="share of the examples"):
-        mcvd.tiny(own_context=1.5)
+        drafting(own_context=1.5)
+    with pytest.raises(ValueError, match="sees part of it"):
+        drafting(partial=False)
+    context = torch.rand(3, 4, 1, 16, 16)  # nothing lies beyond
+    own = mcvd._own(mcvd.MCVD(drafting(past=2, future=2, current=2)), context, torch.ones(3, 4) > 0, Rng.of(0, batch=3))
+    assert torch.equal(own, context)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("past", [True, False])
+def test_several_blocks_of_the_context_are_its_own_one_after_the_other(
+    k: int, past: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The farthest first, which the nearer ones are drawn from; from one to three, alike often; in the order of time,
+    from themselves under a noise that leaves them where they were."""
+    n, b = 4 * k + 1, 300
+    config = drafting(past=n if past else 0, future=0 if past else n, current=k)
+    net, shown = mcvd.MCVD(config), torch.ones(b, n, dtype=torch.bool)
+    frames = torch.linspace(0.3, 0.9, n)[None, :, None, None, None].expand(b, -1, 1, 16, 16)
+    told: list[Tensor] = []
+    noisy: list[Tensor] = []
+    see = net.see
+
+    def forward(x: Tensor, when: object, context: mcvd.Context) -> Tensor:
+        noisy.append(x)
+        return torch.full_like(x, 0.01 * len(told)) + torch.arange(k)[:, None, None, None] / 1000
+
+    monkeypatch.setattr(net, "see", lambda *given: (told.append(given[0]), see(*given))[1])
+    monkeypatch.setattr(net, "forward", forward)
+    drawn = mcvd._own(net, frames, shown, Rng.of(0, batch=b))[:, :, 0, 0, 0]
+    blocks = (drawn != frames[:, :, 0, 0, 0]).sum(1) // k
+    assert (blocks.bincount(minlength=4)[1:] - b / 3).abs().max() < 30 and mcvd.OWN == 3 == len(told)
+    near, beyond = (slice(n - k, n), slice(n - 2 * k, n - k)) if past else (slice(k), slice(k, 2 * k))
+    step = torch.arange(k) / 1000
+    torch.testing.assert_close(drawn[:, near], (0.03 + step).expand(b, -1))
+    torch.testing.assert_close(told[-1][:, near, 0, 0, 0], drawn[:, beyond])  # next to the block that is drawn
+    assert torch.equal(drawn[blocks == 1][:, beyond], frames[blocks == 1][:, beyond, 0, 0, 0])
+    torch.testing.assert_close(
+        drawn[blocks > 1][:, beyond], (0.02 + step).expand(int((blocks > 1).sum()), -1), atol=1e-6, rtol=0
+    )
+    # alpha x0 + sigma eps: over the pixels of a frame the mean says alpha, and the deviation sigma.
+    mean, deviation = noisy[-1].flatten(2).mean(2), noisy[-1].flatten(2).std(2).mean(1)
+    _, sigma = config.noise_schedule().at(torch.tensor([0.1, 0.6]).mul(config.num_times).long())
+    assert 0.85 * sigma[0] < deviation.min() < 1.3 * sigma[0] and 0.8 * sigma[1] < deviation.max() < 1.15 * sigma[1]
+    alpha = mean / frames[0, near, 0, 0, 0]
+    assert (alpha.square().mean(1) + deviation.square() - 1).abs().mean() < 0.15
+    assert k == 1 or (mean[:, 1] > mean[:, 0]).float().mean() > 0.6
+
+
+def test_its_own_context_does_not_hang_on_its_neighbours() -> None:
+    """Each example's draws are its own, whatever is shown in the others."""
+    torch.manual_seed(0)
+    net = mcvd.MCVD(drafting(past=5, future=4, current=2, own_context=0.6))
+    torch.nn.init.normal_(net.unet.out.weight, std=0.1)
+    context = torch.randn(6, 9, 1, 16, 16, generator=seeded()).clamp(-1, 1)
+    shown = torch.ones(6, 9, dtype=torch.bool)
+    shown[1, :4], shown[2, 5:], shown[3] = False, False, False
+    together = mcvd._own(net, context, shown, Rng.of(3, batch=6))
+    assert bool((together != context).any()) and torch.equal(together[3], context[3])
+    for i in range(6):
+        rng = Rng([Rng.of(3, batch=6).generators[i]])
+        alone = mcvd._own(net, context[i : i + 1], shown[i : i + 1], rng)
+        torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=0)
+
+
+def drafting(**changes) -> mcvd.Config:
+    """All examples see frames of the network's own."""
+    config = mcvd.tiny(size=16, stem=1, predicts="x0", weight="min_snr", partial=True, attention=(8,))
+    return dataclasses.replace(config, **{"own_context": 1.0, **changes})
 
 
 # -- where motions lead ------------------------------------------------------------------------------
@@ -500,15 +583,37 @@ def test_what_is_extrapolated_is_what_comes_if_all_goes_on() -> None:
     assert (found[~there[:, None].expand(-1, 2, -1)] == 0).all()
 
 
+@pytest.mark.parametrize("followed", [0, 3])
+def test_what_is_there_is_what_is_not_grey(followed: int) -> None:
+    """Of all pictures, with one, two or three frames shown on a side, or none."""
+    torch.manual_seed(0)
+    net = moving(current=2, motions=2, followed=followed)
+    shown = torch.tensor(
+        [
+            [False, False, True, False, False, False],
+            [False, True, True, True, False, False],
+            [True, True, True, False, False, True],
+            [False, False, False, True, True, False],
+            [True, False, True, True, True, True],
+            [False] * 6,
+        ]
+    )
+    context = torch.where(shown[:, :, None, None, None], torch.rand(6, 6, 1, 32, 32) / 2 + 0.4, 0.0)
+    pictures, there, sides = net.extrapolated(context, shown)
+    aligned = net.aligned(torch.rand(6, 2, 1, 32, 32), torch.full((6,), 0.9), sides)
+    found = (torch.cat([pictures, aligned], dim=2) != 0).flatten(3).any(3)
+    assert torch.equal(found, there[:, None].expand_as(found))
+
+
 def test_pixels_are_shared_out_and_nothing_comes_from_what_is_hidden() -> None:
     """What is painted and the pictures, each by its score, and by what is in all of them; hidden ones have no share."""
     net = moving(current=1, stem=2)
     bias = net.unet.out.bias
-    assert bias is not None and len(bias) == 4 + 4 * 9
+    assert bias is not None and len(bias) == 4 + 9
     score = torch.tensor([0.5, 1.0, 0.0, 2.0, 0.0, -1.0, 0.3, 0.8, -0.5])
     with torch.no_grad():
         net.unet.out.weight.zero_()
-        bias[:4], bias[4:] = 0.2, score.repeat_interleave(4)
+        bias[:4], bias[4:] = 0.2, score
     context = torch.stack([torch.full((1, 32, 32), v) for v in (0.9, 0.4, -0.6, 0.1, -0.3, 0.7)])[None]
     shown = torch.tensor([[True] * 6, [False] * 4 + [True] * 2, [False, True, True] + [False] * 3, [False] * 6])
     # Painted; from the past and the future, the nearest first; the nearest of the past and of the future, aligned.
@@ -547,7 +652,7 @@ def test_the_nearest_frames_are_moved_to_where_the_noise_has_them() -> None:
 def test_every_part_of_a_network_that_sees_motions_learns(followed: int) -> None:
     torch.manual_seed(0)
     net = moving(current=2, stem=2, told=True, followed=followed)
-    assert net.config.num_aligned == (6 if followed else 2) and net.config.num_extrapolated == (12 if followed else 6)
+    assert net.config.num_aligned == (6 if followed else 2) and net.config.num_extrapolated == 6
     torch.nn.init.normal_(net.choose.score.weight, std=0.1)
     frames, known = of_frames(passing()[:, None].repeat(2, 1, 1, 1, 1, 1)), past_and_future(3, 2, 3, 2)
     mcvd.objective(net, frames, known, Rng.of(0, batch=2)).total.mean().backward()
@@ -567,7 +672,7 @@ def test_a_widened_network_paints_what_it_painted() -> None:
         torch.tensor([[True] * 4, [True, True, False, False]]),
     )
     x, time = torch.randn(2, 2, 1, 32, 32), torch.tensor([3, 20])
-    for changes in ({"past": 4}, {"past": 4, "future": 3, "motions": 2}):
+    for changes in ({"past": 4}, {"past": 4, "future": 3, "motions": 2, "followed": 4}):
         config = dataclasses.replace(old.config, **changes)
         new = widened(old, config).eval()
         more, told = torch.zeros(2, config.num_context, 1, 32, 32), torch.zeros(2, config.num_context, dtype=torch.bool)
@@ -586,7 +691,7 @@ def test_motions_that_cannot_be_are_refused() -> None:
         with pytest.raises(ValueError, match="is seen in two frames of one side"):
             mcvd.tiny(**{"motions": 1, "predicts": "x0", "weight": "min_snr", **wrong})
     assert mcvd.tiny(motions=1, predicts="x0", past=1, future=5).num_extrapolated == 3
-    for wrong in ({"followed": -1}, {"followed": 2}, {"followed": 3, "motions": 0}):
+    for wrong in ({"followed": -1}, {"followed": 1}, {"followed": 3, "motions": 0}):
         with pytest.raises(ValueError, match="are followed through"):
             mcvd.tiny(**{"motions": 1, "predicts": "x0", "weight": "min_snr", **wrong})
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskworld.nets import motion
 from maskworld.nets.motion import aligned, extrapolated, num_aligned, num_extrapolated
 
 SIZE = 48
@@ -121,23 +122,18 @@ def test_what_is_followed_is_found_wherever_it_came_from() -> None:
     frames = turning()
     shown = torch.ones(1, 8, dtype=torch.bool)
     found = extrapolated(frames, shown, motions=2, followed=8)
-    assert found.pictures.shape[2] == num_extrapolated(8, 2, 8) == 12 and found.layers is not None
+    assert found.pictures.shape[2] == num_extrapolated(8, 2, 8) == 6 and found.layers is not None
     assert found.layers.shape[1] == 4
     alone = film(range(1), ((20, 16), (0, 0), DARK))[0, 0, 0]
     ink = alone > -1
-    least = found.layers[0, ::2, 0]
-    right = [((one == alone) & ink).sum() / ink.sum() for one in least]
+    right = [((one == alone) & ink).sum() / ink.sum() for one in found.layers[0, ::2, 0]]
     seen = ((frames[0, 0, 0] == alone) & ink).sum() / ink.sum()
     assert seen < 0.85 and max(right) == 1
     straight = extrapolated(frames, shown, motions=2).pictures[:, 0]
-    assert torch.equal(straight[:, :2], found.pictures[:, 0, :2])
-    assert not torch.equal(straight[:, 2], found.pictures[:, 0, 2]) or not torch.equal(
-        straight[:, 5], found.pictures[:, 0, 5]
-    )
-    moved = found.pictures[0, 0, 6:, 0]
+    assert torch.equal(straight[:, ::3], found.pictures[:, 0, ::3])
     which = int(torch.tensor(right).argmax())
     by = film(range(1), ((18, 14), (0, 0), DARK))[0, 0, 0]
-    assert ((moved[3 * which] == by)[by > -1]).all()
+    assert ((found.pictures[0, 0, 3 * which + 1, 0] == by)[by > -1]).all()
     shorter = extrapolated(frames[:, :4], shown[:, :4], motions=2, followed=8)
     hidden = torch.where(torch.arange(8)[None, :, None, None, None] < 4, frames, 0.0)
     some = extrapolated(hidden, torch.arange(8)[None] < 4, motions=2, followed=8)
@@ -146,20 +142,113 @@ def test_what_is_followed_is_found_wherever_it_came_from() -> None:
     assert torch.equal(some.layers, shorter.layers)
 
 
+@pytest.mark.parametrize(("frames", "left"), [(2, 0), (3, 0), (4, 1), (6, 1), (7, 2), (10, 3)])
+def test_some_frames_may_be_wrong(frames: int, left: int) -> None:
+    """What the least and the most of those frames leave out on either side; those that are not shown have no say."""
+    value = torch.randperm(frames, generator=torch.Generator().manual_seed(frames)).float() / frames
+    wrong = torch.cat([value, torch.tensor([-9.0, 9.0])])[None, :, None, None, None].expand(1, -1, 1, 2, 2)
+    least, most = motion._extremes(wrong, torch.arange(frames + 2)[None] < frames)
+    in_order = value.sort().values
+    assert (least == in_order[left]).all() and (most == in_order[-1 - left]).all()
+    negative = motion._extremes(-wrong, torch.arange(frames + 2)[None] < frames)
+    assert torch.equal(negative[0], -most) and torch.equal(negative[1], -least)
+
+
+def test_of_each_example_as_many_are_left_out_as_it_has_frames() -> None:
+    films = torch.rand(3, 10, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    shown = torch.arange(10) < torch.tensor([[10], [5], [2]])
+    together = torch.stack(motion._extremes(films, shown))
+    alone = [torch.stack(motion._extremes(films[i : i + 1], shown[i : i + 1])) for i in range(3)]
+    assert torch.equal(together, torch.cat(alone, dim=1))
+
+
+def test_the_most_is_the_least_of_the_negative() -> None:
+    """Motions are the same in both."""
+    frames, shown = turning(), torch.ones(1, 8, dtype=torch.bool)
+    found, negative = (extrapolated(sign * frames, shown, motions=2, followed=8) for sign in (1, -1))
+    assert found.layers is not None and negative.layers is not None
+    assert torch.equal(negative.layers, -found.layers[:, [1, 0, 3, 2]])
+    assert torch.equal(negative.pictures, -found.pictures[:, :, [0, 2, 1, 3, 5, 4]])
+    assert not torch.equal(found.layers[:, 0], found.layers[:, 1])
+
+
+def test_two_things_are_followed_along_their_own_ways() -> None:
+    """Each turns where the other does not; a bright one right beside them is not taken for either; over a grey frame
+    that is not shown things go on as they went."""
+    ways = (
+        [(6, 6), (9, 8), (12, 10), (15, 12), (14, 15), (13, 18), (12, 21), (11, 24)],
+        [(30, 30), (28, 28), (26, 26), (24, 28), (26, 30), (28, 32), (30, 34), (32, 36)],
+    )
+    looks = patch(3, size=10) / 2 + 0.2, patch(4, size=10) / 2 + 0.2
+    films = []
+    for n in range(8):
+        things = [(way[n], (0, 0), look) for way, look in zip(ways, looks, strict=True)]
+        films.append(film(range(1), ((0, 12), (0, 0), torch.ones(1, 36, 24)), *things))
+    frames, shown = torch.cat(films, dim=1), torch.ones(1, 8, dtype=torch.bool)
+    bare = torch.cat(
+        [film(range(1), *((way[n], (0, 0), look) for way, look in zip(ways, looks, strict=True))) for n in range(8)],
+        dim=1,
+    )
+    layers = extrapolated(bare, shown, motions=2, followed=8).layers
+    assert layers is not None
+    for way, look in zip(ways, looks, strict=True):
+        alone = film(range(1), (way[0], (0, 0), look))[0, 0]
+        assert max((least == alone).float().mean() for least in layers[0, ::2]) > 0.998
+    for hidden in (None, 2):
+        if hidden is not None:
+            shown[:, hidden] = False
+            frames = torch.where(shown[:, :, None, None, None], frames, 0.0)
+        for way in ways:
+            by = torch.tensor(way[1]) - torch.tensor(way[0])
+            weight = torch.zeros(1, 1, SIZE, SIZE)
+            (y, x) = way[0]
+            weight[..., y : y + 10, x : x + 10] = 1.0
+            places = motion._followed(frames, by[None], weight, 4)
+            assert [tuple((torch.tensor(way[0]) + place[0]).tolist()) for place in places] == way, hidden
+
+
+def test_what_moves_one_way_is_told_from_what_moves_another() -> None:
+    """It is followed by its own pixels, and by those by which a motion can be told."""
+    things = ((8, 8), (2, 1), patch(1)), ((28, 28), (-1, -2), patch(2))
+    near, before = (film(range(i, i + 1), *things)[:, 0] for i in (0, -1))
+    differs = motion._boxed(motion._cells(((near - look).abs() for look in motion._looks(before, 1, 4)), 2), 8)
+    found = motion._dominant(differs, 2, 4)
+    which = {tuple(by.tolist()): i for i, by in enumerate(motion._moves(4, near.device)[torch.cat(found)])}
+    assert set(which) == {(2, 1), (-1, -2)} or set(which) == {(-2, -1), (1, 2)}
+    for (y, x), way, _ in things:
+        i = which[way] if way in which else which[-way[0], -way[1]]
+        mine, other = (motion._belongs(differs, found, one, 2)[0, 0] for one in (i, 1 - i))
+        here = (slice(y + 1, y + 9), slice(x + 1, x + 9))
+        assert (mine[here] > 1.5 * other[here]).all() and mine[40:, :8].max() < 0.05 * mine[here].min()
+
+
+def test_a_small_thing_is_followed_to_the_edge_and_back() -> None:
+    """Frames are moved whole: what is there beyond their edges is not made up."""
+    for seed in range(5):
+        look = torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(seed)) / 2 + 0.5
+        way = [(0, 20), (4, 20), (8, 20), (4, 20), (0, 20)]
+        frames = torch.cat([film(range(1), (place, (0, 0), look)) for place in way], dim=1)
+        weight = torch.zeros(1, 1, SIZE, SIZE)
+        weight[..., :4, 20:24] = 1.0
+        places = motion._followed(frames, torch.tensor([[4, 0]]), weight, 4)
+        assert [(int(y), 20 + int(x)) for y, x in (place[0] for place in places)] == way
+
+
 def test_layers_are_moved_after_their_frame() -> None:
     """Each by each motion that the frame has against the noisy one."""
-    things = ((8, 8), (3, -2), patch(7, size=14)), ((26, 22), (-1, 2), patch(8, size=14))
+    ways = (3, -2), (-1, 2)
+    things = ((8, 8), ways[0], patch(7, size=14)), ((26, 22), ways[1], patch(8, size=14))
     target, frame = (film(range(i, i + 1), *things)[:, 0] for i in (1, 0))
-    layers = torch.stack([film(range(1), thing)[0, 0] for thing in things])[None]
+    layers = torch.stack([film(range(1), thing)[0, 0] for thing in (*things, *things[::-1])])[None]
     alpha, shown = torch.tensor([0.99]), torch.tensor([True])
     found = aligned(alpha * target, alpha, frame, shown, layers=layers, motions=2)
-    assert found.shape[1] == num_aligned(2, 2, 5) - 4 == 6
-    want = torch.stack([film(range(1, 2), thing)[0, 0] for thing in things])
-    for i in range(2):
-        assert torch.equal(found[:, :2], aligned(alpha * target, alpha, frame, shown, motions=2))
-        assert any(torch.equal(one, want[i]) for one in found[0, 2 + 2 * i : 4 + 2 * i])
-    grey = aligned(alpha * target, alpha, frame, torch.tensor([False]), layers=layers, motions=2)
-    assert grey.shape == found.shape and (grey == 0).all()
+    assert found.shape[1] == num_aligned(2, 2, 5) == 10
+    assert torch.equal(found[:, :2], aligned(alpha * target, alpha, frame, shown, motions=2))
+    moved = [[film(range(1, 2), (place, way, look))[0, 0] for way in ways] for place, _, look in things]
+    order = 0 if torch.equal(found[0, 2], moved[0][0]) else 1
+    for i, which in enumerate((0, 1, 1, 0)):
+        for j in range(2):
+            assert torch.equal(found[0, 2 + 2 * i + j], moved[which][j ^ order])
 
 
 @pytest.mark.parametrize("distance", [1, 2])
@@ -189,7 +278,9 @@ def test_how_many_pictures_there_are() -> None:
             assert of(torch.zeros(1, frames, 1, 8, 8), motions=motions).shape[1] == count
 
 
-@pytest.mark.parametrize("wrong", [{"motions": 0}, {"reach": 0}, {"window": 0}, {"distances": (1, 0)}, {"followed": 2}])
+@pytest.mark.parametrize(
+    "wrong", [{"motions": 0}, {"reach": 0}, {"window": 0}, {"distances": (1, 0)}, {"followed": 1}, {"followed": -1}]
+)
 def test_what_means_nothing_is_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match="two frames or more"):
         of(torch.zeros(1, 2, 1, 8, 8), **wrong)

@@ -344,3 +344,28 @@ def test_digits_are_judged_by_the_same_frames_whatever_a_model_sees(cli, tmp_pat
             code, lines, _ = cli("evaluate", path, *given)
             task = json.loads(lines[-1])["task"]
             assert (code, task["past"], task["hidden"]) == (0, known, hidden)
+
+
+def test_a_draw_of_the_discounted_future_is_no_next_frame(cli, video_file, tmp_path):
+    """It is filled in and said to be some later frame; no frame of the video is held against it, and nothing rolls."""
+    out = tmp_path / "out.npz"
+    code, lines, _ = cli("predict", "voc-cheetah", video_file, "--frames", 1, "-o", out, "--json")
+    said = json.loads(lines[-1])
+    assert code == 0 and said["psnr"] is None and any("some later frame" in note for note in said["notes"])
+    code, lines, errors = cli("rollout", "voc-cheetah", video_file, "--frames", 4, "-o", tmp_path / "roll.npz")
+    assert (code, lines, len(errors)) == (2, [], 1) and "does not roll out" in errors[0]
+    assert not (tmp_path / "roll.npz").exists()
+
+
+def test_videos_that_are_left_out_are_told(cli, tiny_checkpoint, video_file, tmp_path):
+    """Once each, and the exit code says that parts are missing."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    whole = video_file.read_bytes()
+    (folder / "whole.npz").write_bytes(whole)
+    (folder / "broken.mp4").write_bytes(whole[:200])
+    given = ("--frames", 2, "--clips", 2, "--samples", 1, "--steps", 1, "--extractor", "pixels8", "--json")
+    code, lines, errors = cli("evaluate", tiny_checkpoint, folder, *given)
+    assert code == 3, errors
+    assert json.loads(lines[-1])["command"] == "evaluate"
+    assert sum("broken.mp4" in line for line in errors) == 1

@@ -385,6 +385,23 @@ def test_a_training_needs_an_end(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("length", [{"steps": 0}, {"minutes": 0.0}, {"minutes": -1.0}, {"steps": 5, "minutes": 0.0}])
+def test_a_training_without_a_step_is_refused(tmp_path, length):
+    with pytest.raises(ValueError, match="takes a step"):
+        train.train(simple(), tmp_path / "run", **length)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("lr", [-1.0, float("nan"), float("inf")])
+def test_a_rate_that_climbs_is_refused(lr):
+    for schedule in (train.warm_up(0.1, 10), train.inverse_sqrt(0.1, 10, 100)):
+        assert schedule(5) > 0
+    with pytest.raises(ValueError, match="learning rate"):
+        train.warm_up(lr, 10)
+    with pytest.raises(ValueError, match="learning rate"):
+        train.inverse_sqrt(lr, 10, 100)
+
+
 def test_minutes_end_it_and_leave_a_state(tmp_path):
     last = train.train(simple(valid_clips=0), tmp_path / "run", minutes=0.001, workers=0, quiet=True)
     assert last["step"] == checkpoint.read_about(tmp_path / "run" / STATE)["step"]
@@ -396,6 +413,11 @@ def test_a_run_is_not_overwritten(tmp_path):
     with pytest.raises(ValueError, match="already holds a training; --resume"):
         run(simple(), tmp_path / "run", 2)
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / checkpoint.MODEL).write_text("mine")
+    with pytest.raises(ValueError, match="already holds a model"):
+        run(simple(), tmp_path / "model", 1)
+    assert (tmp_path / "model" / checkpoint.MODEL).read_text() == "mine"
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ValueError, match="is a file"):
         run(simple(), tmp_path / "file", 1)

@@ -5,8 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json as json_
 import math
+import pickle
+import signal
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -54,50 +59,30 @@ VOXEL_DRIVE = 3  # the held-out drive that is lifted into voxels
 DRIVEN, DRIVE_STEPS = 20, 5  # frames of each future of a drive, and steps of its sampler
 
 
+TITLE = "maskworld: one model, every mask"
+AT_ONCE = 4  # models shown at a time, where there are cores for it
+
+
 def demo_command(out: Path, quick: bool, seed: int, json: bool) -> int:
-    """Exit code 0, or 3 where a model of the zoo is missing."""
+    """Exit code 0. Raises ValueError for an empty zoo, and for a folder that has another report."""
     began = time.perf_counter()
     # Discs first: they show best what there is to show.
-    zoo = checkpoint.zoo()
-    size, models = QUICK if quick else FULL, sorted(zoo, key=lambda name: not name.endswith("discs"))
+    size, models = QUICK if quick else FULL, sorted(checkpoint.zoo(), key=lambda name: not name.endswith("discs"))
     if not models:
         raise ValueError("the zoo is empty: train a model first (maskworld train --help)")
+    report = out / "report.html"
+    if report.exists() and TITLE not in report.read_text(encoding="utf-8", errors="replace"):
+        raise ValueError(f"{report} is not the demo's own: -o names another folder")
     out.mkdir(parents=True, exist_ok=True)
     sections, scores, files = [], {}, []
-    for name in models:
-        world = load(name).sampled(precision=fast_precision())
-        if isinstance(world.net, voc.VOC):
-            print(f"{name}: says what a video is worth ...", flush=True)
-            shown, scores[name] = _worth(world, name, size, seed)
-            sections += shown
-            continue
-        if isinstance(world.config, maskgwm.Config):
-            print(f"{name}: drives ...", flush=True)
-            shown, made = _drives(world, name, out, size, seed)
-            sections += shown
-            files += made
-            continue
-        if isinstance(world.config, mim4d.Config):
-            print(f"{name}: lifts what six cameras see into voxels ...", flush=True)
-            shown, scores[name], made = _voxels(world, name, out, size)
-            sections += shown
-            files += made
-            continue
-        if world.reach.window is not None:
-            print(f"{name}: looks away and back, with every memory ...", flush=True)
-            shown, scores[name], made = _remembering(world, name, out, size)
-            sections += shown
-            files += made
-            continue
-        print(f"{name}: predicts, looks back, interpolates, generates, inpaints, rolls out ...", flush=True)
-        shown, made = _verbs(world, name, out, size, seed)
-        measured, score = _measured(world, name, size, seed)
-        sections += [*shown, measured]
-        scores[name] = score
+    for name, (shown, score, made) in zip(models, _all_shown(models, out, size, seed), strict=True):
+        sections += shown
         files += made
+        if score:
+            scores[name] = score
     seconds = time.perf_counter() - began
     page = Page(
-        "maskworld: one model, every mask",
+        TITLE,
         "A clip of video is views x time x space. A mask says what is known. A model fills in the rest. Everything "
         "below was drawn just now, on freshly made clips that the models were not trained on: green frames were "
         "given, orange ones filled in.",
@@ -107,7 +92,6 @@ def demo_command(out: Path, quick: bool, seed: int, json: bool) -> int:
         [*sections, _next()],
         "Every video of this page can be drawn again: the same seed gives the same pixels.",
     )
-    report = out / "report.html"
     weight = page.save(report, force=True)
     print(f"\n{report.resolve()}  ({weight / 1e6:.1f} MB, made in {seconds:.0f} s): open it in a browser")
     if json:
@@ -123,6 +107,53 @@ def demo_command(out: Path, quick: bool, seed: int, json: bool) -> int:
             )
         )
     return 0
+
+
+Shown = tuple[list[Section], dict[str, Any], list[str]]  # of one model; what was measured, and the videos written
+
+
+def _all_shown(models: Sequence[str], out: Path, size: Size, seed: int) -> Iterator[Shown]:
+    """Of each model, in turn: several at a time, a process and some of the cores each. A GPU shows one by one."""
+    at_once = 1 if torch.cuda.is_available() else min(torch.get_num_threads(), len(models), AT_ONCE)
+    if at_once == 1:
+        for name in models:
+            yield _shown(name, out, size, seed)
+        return
+    threads = torch.get_num_threads() // at_once
+    with get_context("spawn").Pool(at_once, initializer=_begin, initargs=(threads,)) as pool:
+        for pickled in pool.imap(partial(_pickled, out=out, size=size, seed=seed), models):
+            yield pickle.loads(pickled)
+
+
+def _begin(threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for this one
+    torch.set_num_threads(threads)
+
+
+def _pickled(name: str, out: Path, size: Size, seed: int) -> bytes:
+    """As bytes: tensors would be handed over in memory that goes when this process ends."""
+    return pickle.dumps(_shown(name, out, size, seed))
+
+
+def _shown(name: str, out: Path, size: Size, seed: int) -> Shown:
+    world = load(name).sampled(precision=fast_precision())
+    if isinstance(world.net, voc.VOC):
+        print(f"{name}: says what a video is worth ...", flush=True)
+        return *_worth(world, name, size, seed), []
+    if isinstance(world.config, maskgwm.Config):
+        print(f"{name}: drives ...", flush=True)
+        sections, files = _drives(world, name, out, size, seed)
+        return sections, {}, files
+    if isinstance(world.config, mim4d.Config):
+        print(f"{name}: lifts what six cameras see into voxels ...", flush=True)
+        return _voxels(world, name, out, size)
+    if world.reach.window is not None:
+        print(f"{name}: looks away and back, with every memory ...", flush=True)
+        return _remembering(world, name, out, size)
+    print(f"{name}: predicts, looks back, interpolates, generates, inpaints, rolls out ...", flush=True)
+    sections, files = _verbs(world, name, out, size, seed)
+    measured, score = _measured(world, name, size, seed)
+    return [*sections, measured], score, files
 
 
 def _verbs(world: World, name: str, out: Path, size: Size, seed: int) -> tuple[list[Section], list[str]]:
@@ -201,13 +232,14 @@ def _verbs(world: World, name: str, out: Path, size: Size, seed: int) -> tuple[l
         ),
     ]
     began = time.perf_counter()
-    prompt = span(long, 0, p)
+    prompt = collate([span(long, 0, p)] * size.samples)
     rolled = world.rollout(prompt, size.rolled, seed)
     seconds = time.perf_counter() - began
-    whole = torch.cat([prompt.frames, rolled.frames], dim=2)[0, 0]
+    whole = torch.cat([prompt.frames, rolled.frames], dim=2)[:, 0]
     known = torch.zeros(p + size.rolled, 1, 1, dtype=torch.bool)
     known[:p] = True
-    rows = [Row.of("truth", long.frames[0, 0, : p + size.rolled]), Row.of("roll-out", whole, known)]
+    rows = [Row.of("truth", long.frames[0, 0, : p + size.rolled])]
+    rows += [Row.of(f"roll-out {i + 1}", one, known) for i, one in enumerate(whole)]
     path = out / f"{name}-rollout.mp4"
     video.write(path, film(rows), FPS, force=True)
     files.append(str(path))
@@ -218,9 +250,13 @@ def _verbs(world: World, name: str, out: Path, size: Size, seed: int) -> tuple[l
             "of the past. What crosses or touches may come apart as something else; nothing here remembers it.",
             [
                 Film(
-                    rows, 12, f"{seconds:.1f} s: {size.rolled / seconds:.0f} frames a second.", with_strip=True, most=12
+                    rows,
+                    12,
+                    f"{seconds:.1f} s: {size.samples * size.rolled / seconds:.0f} frames a second.",
+                    with_strip=True,
+                    most=12,
                 ),
-                Code(f"maskworld predict {name} clip.mkv --frames {size.rolled} -o long.mp4"),
+                Code(f"maskworld predict {name} clip.mkv --frames {size.rolled} --samples 3 -o long.mp4"),
             ],
         )
     )

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from maskworld.clip import Clip
 from maskworld.commands.doctor import fast_precision
 from maskworld.commands.logs import told
+from maskworld.commands.train import use_threads
 from maskworld.data.video import VideoClips
 from maskworld.papers import maskgwm
 from maskworld.probes import protocol as protocol_
@@ -42,20 +43,26 @@ def evaluate_command(
     seed: int,
     json: bool,
 ) -> int:
-    """Exit code 0, or 130 where it was interrupted: the numbers are then of the clips done by that time."""
-    if threads is not None:
-        torch.set_num_threads(threads)
+    """Exit code 0; 3 where some of the videos are left out; or 130 where it was interrupted: the numbers are then of
+    the clips done by that time."""
+    use_threads(threads)
+    for name, value in (("past", past), ("frames", frames), ("future", future)):
+        if value is not None and value < (name == "frames"):
+            raise ValueError(f"--{name} {value}: there is no such number of frames to judge by")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     world = load(checkpoint, device).sampled(steps, solver, fast_precision(device))
     future = future or 0
     judged_by = _protocol(protocol, world, data)
     most = SMMNIST_PAST if judged_by is MCVD_DIGITS else sys.maxsize
     many = min(world.reach.ahead, most)
-    hidden = frames or (many if future else 2 * many)
+    hidden = frames if frames is not None else many if future else 2 * many
     if past is None:
         past = min(world.reach.past, most)
     task = protocol_.Task(past, hidden, future)
-    source, count, cluster = held_out(world, data, task.frames)
+    missing: list[str] = []
+    source, count, cluster = held_out(world, data, task.frames, missing)
+    for reason in missing:
+        print(f"maskworld: {reason}", file=sys.stderr)
     if count is not None and count < clips:
         print(f"maskworld: there are {count} held-out clips of {task.frames} frames, not {clips}", file=sys.stderr)
         clips = count
@@ -82,7 +89,7 @@ def evaluate_command(
     print(protocol_.as_table(report))
     if json:
         print(json_.dumps({"command": "evaluate", "checkpoint": checkpoint, **protocol_.as_dict(report)}))
-    return 130 if report.partial else 0
+    return 130 if report.partial else 3 if missing else 0
 
 
 def _protocol(name: str, world: World, data: str | None) -> Protocol:
@@ -107,12 +114,13 @@ def _driven(world: World, drives: Callable[[int], Clip], index: int) -> Clip:
 
 
 def held_out(
-    world: World, data: str | None, num_frames: int
+    world: World, data: str | None, num_frames: int, missing: list[str] | None = None
 ) -> tuple[Callable[[int], Clip], int | None, Callable[[int], Hashable] | None]:
     """(clips, how many there are, what clips share) that the model was not trained on.
 
     Toy worlds are endless. A video gives windows that do not overlap where `held_out` of it was kept back, and
-    overlapping ones, counted as one cluster a second, where that is too short for more than a few.
+    overlapping ones, counted as one cluster a second, where that is too short for more than a few. What is left out
+    of the videos, and why, is added to `missing`.
     """
     from maskworld.data import surround
     from maskworld.data.digits import MovingDigits
@@ -144,6 +152,8 @@ def held_out(
     shares = (1 - share, share, 0.0)
     split = "valid" if share < 1 else "all"
     videos = VideoClips(Path(data), num_frames, (h, w), about.get("fps"), grey, split, shares=shares)
+    if missing is not None:
+        missing += videos.left_out
     windows = [(i, span, start) for i, span in enumerate(videos.spans) for start in span.starts(num_frames)]
     clips = [(i, start // max(num_frames * span.every, 1), span, start) for i, span, start in windows]
     return (

@@ -5,6 +5,7 @@ Sections: what is asked - the answer.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json as json_
 import math
@@ -28,7 +29,7 @@ from maskworld.commands.logs import Footage, Piece, footage, held, told, view_of
 from maskworld.data import video as video_
 from maskworld.masks import on_pixels, whole_frames
 from maskworld.noise import Rng
-from maskworld.papers import maskgwm, mim4d
+from maskworld.papers import maskgwm, mim4d, voc
 from maskworld.probes.quality import psnr
 from maskworld.probes.references import copy_known, linear_blend
 from maskworld.report.film import Row
@@ -251,6 +252,9 @@ def fill_command(checkpoint: str, source: Path | None, out: Path, asked: Asked, 
     if isinstance(world.config, mim4d.Config):
         mim4d.check_memory(world.config, min(drawing.samples, AT_ONCE), device, training=False)
     ask = question(world, source, asked)
+    timeless = isinstance(world.config, voc.Config)
+    if timeless:
+        ask = dataclasses.replace(ask, notes=(*ask.notes, SOME_LATER))
     clock, cpu = time.perf_counter(), time.process_time()
     samples, interrupted = _draw(world, ask, drawing)
     seconds, cpu_seconds = time.perf_counter() - clock, time.process_time() - cpu
@@ -273,7 +277,7 @@ def fill_command(checkpoint: str, source: Path | None, out: Path, asked: Asked, 
         "notes": list(ask.notes),
         "seconds": round(seconds, 3),
         "cpu_seconds": round(cpu_seconds, 3),
-        "psnr": _scores(samples, ask),
+        "psnr": None if timeless else _scores(samples, ask),
     }
     if drawing.json:
         print(json_.dumps(report))
@@ -294,6 +298,7 @@ def check_out(out: Path, drawing: Drawing, page: bool = False) -> None:
 
 
 AT_ONCE = 8  # samples
+SOME_LATER = "what is filled in is some later frame, a draw of the discounted future: not the next one"
 
 
 def _draw(world: World, ask: Question, drawing: Drawing, at_once: int = AT_ONCE) -> tuple[list[Tensor], bool]:

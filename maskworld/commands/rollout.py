@@ -29,7 +29,7 @@ from maskworld.commands.fill import Question, check_out, many, prompt_of, rows_o
 from maskworld.commands.logs import AHEAD, footage, held, told
 from maskworld.commands.memories import Chosen, memory_of
 from maskworld.noise import Rng
-from maskworld.papers import forcing, maskgwm
+from maskworld.papers import forcing, maskgwm, voc
 from maskworld.probes.base import ACTIONS
 from maskworld.probes.films import reckoned
 from maskworld.rollout import at_least_one, rollout
@@ -73,6 +73,8 @@ def rollout_command(
     )
     stride = world.reach.stride if remembering.stride is None else remembering.stride
     drive = isinstance(world.config, maskgwm.Config)
+    if isinstance(world.config, voc.Config):
+        raise ValueError(f"{checkpoint} draws some later frame and does not roll out: see maskworld value --help")
     if actions and not world.reach.actions:
         raise ValueError(f"{actions[0]}: this model takes no actions")
     # Actions by name are those of a car, and a car's are for the frames that are new.

@@ -86,8 +86,9 @@ def run(
     from maskworld import train
     from maskworld.commands.doctor import fast_precision
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    use_threads(threads)
+    for reason in dict.fromkeys(reason for clips in (recipe.data, recipe.valid) for reason in left_out(clips)):
+        print(f"maskworld: {reason}", file=sys.stderr)
     if start is not None and not resume:
         begin_with(recipe, start)
     bf16 = fast_precision("cuda" if torch.cuda.is_available() else "cpu") == torch.bfloat16
@@ -106,6 +107,21 @@ def run(
     else:
         print(f"{out}: " + ", ".join(f"{name} {value:.5g}" for name, value in numbers.items()))
     return 0
+
+
+def use_threads(number: int | None) -> None:
+    """Raises ValueError for less than one."""
+    import torch
+
+    if number is not None and number < 1:
+        raise ValueError(f"a command uses at least one thread, not {number}")
+    if number is not None:
+        torch.set_num_threads(number)
+
+
+def left_out(clips: object) -> tuple[str, ...]:
+    """Which videos are broken or too short, and why; nothing of what is no folder of videos."""
+    return getattr(clips, "left_out", ())
 
 
 @contextmanager

@@ -17,15 +17,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-DEPTH = 3  # frames that are moved along each motion; the two nearest say which these are
-SUMMARY = 3  # pictures of what all frames show that a motion was followed through: the least, the most and the mean
+DEPTH = 3  # frames that are moved along each motion if none is followed; the two nearest say which these are
+OUTLIERS = 3  # for so many frames after the first through which a motion is followed, one may be wrong
 SURE = 0.1  # of a place it is sure which motion it has, where the other explains it worse by more than this
 STILL = 1e-3  # what the fastest motion costs: where nothing is to be seen, nothing moves
 
 
 def num_extrapolated(frames: int, motions: int, followed: int = 0) -> int:
     """How many pictures `extrapolated` makes of so many frames."""
-    return motions * (min(frames, DEPTH) + SUMMARY * (followed > 0)) if frames > 1 else 0
+    return motions * (3 if followed else min(frames, DEPTH)) if frames > 1 else 0
 
 
 def num_aligned(frames: int, motions: int, followed: int = 0) -> int:
@@ -35,7 +35,7 @@ def num_aligned(frames: int, motions: int, followed: int = 0) -> int:
 
 
 class Extrapolated(NamedTuple):
-    """pictures  where motions lead, at each distance; what was moved, motion by motion, and then what was followed
+    """pictures  where motions lead, at each distance, motion by motion
     layers    the least and the most of each, in the places of the nearest frame; None where nothing was followed"""
 
     pictures: Float[Tensor, "b k m c h w"]
@@ -58,18 +58,19 @@ def extrapolated(
     does move that way is alike in all. `reach` is in pixels a frame; `window`, in pixels, is what is compared at each
     place. Beyond an edge are its own pixels. Grey (0) where one of the two nearest frames is not shown.
 
-    With `followed`, what moves that way is followed back through so many frames, wherever it came from; the least,
-    the most and the mean of what these show there come too: what has long overlapped is taken apart by what each had
-    around it before (layers; Wang and Adelson, 1994).
+    With `followed`, what moves that way is followed back through so many frames, wherever it came from. Beside the
+    nearest frame, moved, come then the least and the most that was seen of it: what has long overlapped is taken apart
+    by what each had around it before (layers; Wang and Adelson, 1994). Frames may be wrong: of n that are shown the
+    (n - 1) // OUTLIERS least are left out, and as many of the most.
 
-    Raises ValueError for less than two frames, for a reach, a window or a distance that is not positive, and where less
-    than DEPTH frames, but some, are followed.
+    Raises ValueError for less than two frames, for a reach, a window, a distance or a number of motions that is not
+    positive, and where one frame is followed, or less than none.
     """
     s = frames.shape[1]
-    if s < 2 or min(*distances, reach, window, motions) < 1 or (followed and followed < DEPTH):
+    if s < 2 or min(*distances, reach, window, motions) < 1 or followed < 0 or followed == 1:
         raise ValueError(
             f"motions are of two frames or more, not {s}; distances {distances}, motions {motions}, reach {reach} and "
-            f"window {window} are 1 or more; none or at least {DEPTH} frames are followed, not {followed}"
+            f"window {window} are 1 or more; none or two frames and more are followed, not {followed}"
         )
     both = shown[:, :2].all(1)
     shape = frames.shape[2:]
@@ -82,25 +83,19 @@ def extrapolated(
         differs = _cells(((near - look).abs() for look in _looks(frames[:, 1], 1, reach)), cell)
         differs = _boxed(differs, window // cell)
         found, moves = _dominant(differs, motions, reach), _moves(reach, frames.device)
-        moved: list[
-            tuple[Tensor, Tensor, Tensor]
-        ] = []  # a picture, where it is seen from the nearest frame, its motion
-        summaries: list[tuple[Tensor, Tensor, Tensor]] = []
+        moved: list[tuple[Tensor, int, Tensor]] = []  # a picture, from how many frames ago, and its motion
         here: list[Tensor] = []
         for i, index in enumerate(found):
             by = moves[index]
-            places = [by * n for n in range(min(s, DEPTH))]
             if followed:
                 places = _followed(frames[:, :followed], by, _belongs(differs, found, i, cell), reach)
-                films = [_along(frames[:, n], place) for n, place in enumerate(places)]
-                least, most, mean = _summary(torch.stack(films, dim=1), shown[:, :followed])
-                summaries += [(picture, torch.zeros_like(by), by) for picture in (least, most, mean)]
-                here += [least, most]
-            moved += [(frames[:, n], place, by) for n, place in enumerate(places[:DEPTH])]
-        made = [
-            torch.stack([_along(picture, place + by * distance) for picture, place, by in moved + summaries], dim=1)
-            for distance in distances
-        ]
+                films = torch.stack([_along(frames[:, n], place) for n, place in enumerate(places)], dim=1)
+                extremes = _extremes(films, shown[:, :followed])
+                moved += [(one, 0, by) for one in (near, *extremes)]
+                here += extremes
+            else:
+                moved += [(frames[:, n], n, by) for n in range(min(s, DEPTH))]
+        made = [torch.stack([_along(one, by * (ago + n)) for one, ago, by in moved], dim=1) for n in distances]
         pictures[both] = torch.stack(made, dim=1)
         if layers is not None:
             layers[both] = torch.stack(here, dim=1)
@@ -182,13 +177,13 @@ def _followed(
     weight = weight / weight.sum((2, 3), keepdim=True).clamp(min=1e-6)
     places, by = [torch.zeros_like(motion), motion], motion
     for n in range(2, frames.shape[1]):
-        there = F.pad(_along(frames[:, n], places[-1]), (reach,) * 4, mode="replicate")
+        there = _along(frames[:, n], places[-1], reach)
         # Sums of weight (near - there)^2 over the frame, for all steps at once; the square of `near` is in all.
         alike = _correlated(weight * near, there) - _correlated(weight.expand_as(near), there.square()) / 2
         changed = STILL * (moves - by[:, None]).square().sum(2) / reach**2
         by = moves[(changed - 2 * alike.flatten(1)).argmin(1)]
         places.append(places[-1] + by)
-    return places[: frames.shape[1]]
+    return places
 
 
 def _correlated(x: Float[Tensor, "b c h w"], wide: Float[Tensor, "b c h2 w2"]) -> Float[Tensor, "b n n"]:
@@ -197,20 +192,22 @@ def _correlated(x: Float[Tensor, "b c h w"], wide: Float[Tensor, "b c h2 w2"]) -
         return F.conv2d(wide.flatten(0, 1)[None], x, groups=len(x))[0]
 
 
-def _summary(films: Float[Tensor, "b s c h w"], shown: Bool[Tensor, "b s"]) -> tuple[Tensor, Tensor, Tensor]:
-    there = shown[:, :, None, None, None]
-    mean = torch.where(there, films, 0.0).sum(1) / there.sum(1)
-    least, most = (films.masked_fill(~there, sign * torch.inf) for sign in (1, -1))
-    return least.amin(1), most.amax(1), mean
+def _extremes(films: Float[Tensor, "b s c h w"], shown: Bool[Tensor, "b s"]) -> list[Float[Tensor, "b c h w"]]:
+    """The least and the most that those shown show, but for those that may be wrong."""
+    example, count = torch.arange(len(films), device=films.device), shown.sum(1)
+    ordered = films.masked_fill(~shown[:, :, None, None, None], torch.inf).sort(1).values
+    wrong = (count - 1) // OUTLIERS
+    return [ordered[example, wrong], ordered[example, count - 1 - wrong]]
 
 
-def _along(frame: Float[Tensor, "b c h w"], place: Int[Tensor, "b 2"]) -> Float[Tensor, "b c h w"]:
-    """What a frame shows that many rows and columns away."""
+def _along(frame: Float[Tensor, "b c h w"], place: Int[Tensor, "b 2"], more: int = 0) -> Float[Tensor, "b c h2 w2"]:
+    """What a frame shows that many rows and columns away, and so many pixels `more` on each side."""
     c, h, w = frame.shape[1:]
-    y = (torch.arange(h, device=frame.device) + place[:, :1]).clamp(0, h - 1)
-    x = (torch.arange(w, device=frame.device) + place[:, 1:]).clamp(0, w - 1)
+    y = (torch.arange(-more, h + more, device=frame.device) + place[:, :1]).clamp(0, h - 1)
+    x = (torch.arange(-more, w + more, device=frame.device) + place[:, 1:]).clamp(0, w - 1)
     index = (y[:, :, None] * w + x[:, None]).flatten(1)
-    return frame.flatten(2).gather(2, index[:, None].expand(-1, c, -1)).view(frame.shape)
+    found = frame.flatten(2).gather(2, index[:, None].expand(-1, c, -1))
+    return found.unflatten(2, (h + 2 * more, w + 2 * more))
 
 
 def _looks(x: Float[Tensor, "b c h w"], distance: int, reach: int) -> Iterator[Tensor]:

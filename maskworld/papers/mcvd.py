@@ -71,7 +71,15 @@ class Config:
     def __post_init__(self) -> None:
         if self.current < 1 or self.past < 0 or self.future < 0:
             raise ValueError("a model fills at least one frame and sees no negative number of them")
-        if self.size < 1 or self.size % self.stem:
+        positive = ("size", "channels", "stem", "width", "blocks", "dim_head", "num_times")
+        for name, value in [(name, getattr(self, name)) for name in positive] + [("spatin", self.spatin)]:
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is 1 or more, not {value}")
+        if not self.multiples or min(*self.multiples, *self.attention, 1) < 1:
+            raise ValueError(
+                f"multiples {self.multiples} of the width are some, and 1 or more, as sizes of attention are"
+            )
+        if self.size % self.stem:
             raise ValueError(f"a stem of {self.stem} pixels does not divide frames of {self.size}")
         if self.gamma and self.predicts != "eps":
             raise ValueError("Gamma noise is defined for a network that predicts the noise")
@@ -79,9 +87,13 @@ class Config:
             raise ValueError(f"context_noise is a standard deviation from 0 to 1, not {self.context_noise}")
         if not 0 <= self.own_context <= 1:
             raise ValueError(f"own_context is a share of the examples from 0 to 1, not {self.own_context}")
-        if self.followed and (self.followed < DEPTH or not self.motions):
+        if self.own_context and not self.partial:
             raise ValueError(
-                f"{self.motions} motions are followed through {self.followed} frames: some are, through {DEPTH} or more"
+                "context of its own is drawn from a part of the rest: such a network sees part of it (partial)"
+            )
+        if self.followed and (self.followed < 2 or not self.motions):
+            raise ValueError(
+                f"{self.motions} motions are followed through {self.followed} frames: some are, through two or more"
             )
         seen_moving = max(self.past, self.future) > 1 and self.predicts == "x0"
         if self.motions < 0 or self.reach < 1 or (self.motions and not seen_moving):
@@ -160,8 +172,8 @@ class Context(NamedTuple):
 
 
 class MCVD(nn.Module):
-    """The network with its configuration. Frames are stacked along channels: [current | past | future], and then what
-    is extrapolated from these, and which of them are shown."""
+    """The network with its configuration. Frames are stacked along channels: [current | past | future], with what is
+    aligned to the current ones after these, and at the end what is extrapolated and which frames are shown."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -175,7 +187,7 @@ class MCVD(nn.Module):
             dim_x=config.current * per_frame * (1 + config.num_aligned),
             dim_cond=(config.num_context + config.current * config.num_extrapolated) * per_frame
             + config.num_context * config.told,
-            dim_out=config.current * (per_frame + shares * config.stem**2),
+            dim_out=config.current * (per_frame + shares),
             width=config.width,
             multiples=config.multiples,
             blocks=config.blocks,
@@ -226,8 +238,8 @@ class MCVD(nn.Module):
             if s > 1:
                 found, layers = extrapolated(frames, which, nearest, followed=config.followed, **self._search())
                 pictures.append(found)
-                moved = (both & which[:, :DEPTH]).repeat(1, config.motions)
-                there += [moved, both.expand(-1, found.shape[2] - moved.shape[1])]
+                of_all = both.expand(-1, found.shape[2])
+                there.append(of_all & which[:, :DEPTH].repeat(1, config.motions) if layers is None else of_all)
             sides.append(Side(frames[:, 0], which[:, 0], layers))
             of_layers = num_aligned(s, config.motions, config.followed) - config.motions
             aligned_there += [one.expand(-1, config.motions), both.expand(-1, of_layers)]
@@ -236,8 +248,8 @@ class MCVD(nn.Module):
     def aligned(
         self, x: Float[Tensor, "b k c h w"], alpha: Float[Tensor, " n"], sides: Sequence[Side]
     ) -> Float[Tensor, "b k m c h w"]:
-        """differs: the frames next to the block, moved to where a noisy block has what they show. Where a thing goes
-        at a wall is decided with the noise; from then on it looks as it did."""
+        """differs: the frames next to the block, moved to where a noisy block has what they show, and their layers
+        after them. Where a thing goes at a wall is decided with the noise; from then on it looks as it did."""
         k, alpha = self.config.current, alpha.expand(len(x))
         blocks = []
         for i in range(k):
@@ -272,14 +284,15 @@ class MCVD(nn.Module):
             *when, alpha = when
             frames = torch.cat([frames, self.aligned(x, alpha[:, 0], context.sides).to(x.dtype)], dim=2)
         h = to_depth(rearrange(frames, "b k m c h w -> b (m k c) h w"), stem)
-        out = from_depth(self.unet(h.contiguous(memory_format=torch.channels_last), when, context.seen).float(), stem)
-        painted = rearrange(out[:, : k * c], "b (k c) h w -> b k c h w", k=k, c=c)
+        out = self.unet(h.contiguous(memory_format=torch.channels_last), when, context.seen).float()
+        drawn = k * c * stem**2
+        painted = rearrange(from_depth(out[:, :drawn], stem), "b (k c) h w -> b k c h w", k=k, c=c)
         if context.pictures is None or context.there is None:
             return painted
         # differs: each pixel is painted, or is that of a picture of where motions lead. What a thing looks like is
         # then carried on and not drawn anew (masks: Finn, Goodfellow, Levine 2016, arXiv 1605.07157).
         looks = torch.cat([painted[:, :, None], context.pictures, frames[:, :, 1:]], dim=2)
-        scores = rearrange(out[:, k * c :], "b (k m) h w -> b k m h w", k=k)
+        scores = F.interpolate(out[:, drawn:], scale_factor=stem).unflatten(1, (k, -1))  # one for all pixels of a cell
         scores = scores + self.choose(torch.cat([looks, x[:, :, None]], dim=2))
         there = torch.cat([torch.ones_like(context.there[:, :1]), context.there], dim=1)
         shares = scores.masked_fill(~there[:, None, :, None, None], float("-inf")).softmax(2)
@@ -291,6 +304,8 @@ class MCVD(nn.Module):
 
 
 # -- objective (Sec. 3) ---------------------------------------------------------------------------
+
+OWN = 3  # blocks next to the one that is learnt that the network may have drawn itself
 
 
 def objective(net: nn.Module, clip: Clip, known: Known, rng: Rng) -> Loss:
@@ -339,31 +354,35 @@ def _window(config: Config, clip: Clip, known: Known) -> tuple[Tensor, Tensor, T
 def _own(net: MCVD, context: Float[Tensor, "b n c h w"], shown: Bool[Tensor, "b n"], rng: Rng) -> Tensor:
     """Context that the network has drawn.
 
-    differs: in a share of the examples, `own_context`, the frames next to the block are what the network makes of them
-    from those beyond and from themselves under some noise: they are where they were, and err as a roll-out's frames
-    do (scheduled sampling; Bengio et al. 2015, arXiv 1506.03099, with one step of the solver).
+    differs: in a share of the examples, `own_context`, the frames next to the block, up to OWN blocks of them on either
+    side, are what the network makes of those beyond, where there are any, and of themselves under some noise: they are
+    where they were, and err as a roll-out's frames do (scheduled sampling; Bengio et al. 2015, arXiv 1506.03099, with
+    one step of the solver).
     """
     config, k = net.config, net.config.current
     often, level = rng.uniform((2,), context.device).unbind(1)
     time = ((0.1 + 0.5 * level) * config.num_times).long()
     context = context.clone()
-    for side, flip in ((range(config.past), True), (range(config.past, config.num_context), False)):
-        places = torch.tensor(side[::-1] if flip else side, device=context.device, dtype=torch.long)  # nearest first
-        near, beyond = places[:k], places[k:]
-        if not len(beyond):
-            continue
-        mine = (often < config.own_context) & shown[:, near].all(1) & shown[:, beyond[0]]
-        near = near.flip(0) if flip else near  # as time goes
-        eps = noise.gaussian(context[:, near], rng)
-        if not bool(mine.any()):
-            continue
-        was, there, moved = context[mine], shown[mine], places[: len(beyond)]
-        seen, told = torch.zeros_like(was), torch.zeros_like(there)
-        seen[:, moved], told[:, moved] = was[:, beyond], there[:, beyond]
-        alpha, sigma = (one.to(context.dtype)[:, None, None, None, None] for one in _schedule(config).at(time[mine]))
-        x = alpha * was[:, near] + sigma * eps[mine]
-        drawn = net.estimate(net(x, net.when(time[mine], told), net.see(seen, told)), x, alpha, sigma).x0
-        context[mine.nonzero(), near] = drawn.clamp(-1, 1).to(context.dtype)
+    blocks = rng.integers(1, OWN + 1, (), context.device)
+    frame = torch.arange(config.num_context, device=context.device)
+    for places in (frame[: config.past].flip(0), frame[config.past :]):  # the nearest first
+        for at in range((OWN - 1) * k, -1, -k):  # the farthest block first: the next ones see what became of it
+            near, beyond = places[at : at + k], places[at + k :]
+            if not len(beyond):
+                continue
+            mine = (often < config.own_context) & (at < k * blocks) & shown[:, near].all(1) & shown[:, beyond[0]]
+            near = near.sort().values  # as time goes
+            eps = _draw_noise(config, context[:, near], time, rng)
+            if not bool(mine.any()):
+                continue
+            was, there, moved = context[mine], shown[mine], places[: len(beyond)]
+            seen, told = torch.zeros_like(was), torch.zeros_like(there)
+            seen[:, moved], told[:, moved] = was[:, beyond], there[:, beyond]
+            levels = _schedule(config).at(time[mine])
+            alpha, sigma = (one.to(context.dtype)[:, None, None, None, None] for one in levels)
+            x = alpha * was[:, near] + sigma * eps[mine]
+            drawn = net.estimate(net(x, net.when(time[mine], told), net.see(seen, told)), x, alpha, sigma).x0
+            context[mine.nonzero(), near] = drawn.clamp(-1, 1).to(context.dtype)
     return context
 
 
@@ -739,7 +758,7 @@ def tiny(**changes) -> Config:
 
 
 def small(**changes) -> Config:
-    """What two CPU cores or half an hour of GPU can train; each departure is measured in docs/log.md.
+    """What two CPU cores or half an hour of GPU can train; docs/log.md says which departures were measured.
 
     differs: works on squares of pixels as channels, predicts the clean frames on a cosine schedule with weights
     limited as in min-SNR, is told which context frames are shown, and is trained with incomplete contexts and with

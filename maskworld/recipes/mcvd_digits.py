@@ -11,7 +11,7 @@ from maskworld.train import Recipe
 
 
 def mcvd_digits(
-    config: Config = small(past=10, motions=2, own_context=0.2),
+    config: Config = small(past=10, motions=2, followed=10, own_context=0.4),
     batch: int = 16,
     lr: float = 2e-3,
     num_digits: int = 2,
