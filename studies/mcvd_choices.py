@@ -111,7 +111,8 @@ def main() -> None:
             "against_preset": {"mean": gain.mean, "low": gain.low, "high": gain.high},
         }
         print(
-            f"{arm}: {world.about['step']} steps, {scores['psnr']} dB, SSIM {scores['ssim']}, {gain} dB to {options.arms[0]}"
+            f"{arm}: {world.about['step']} steps, {scores['psnr']} dB, SSIM {scores['ssim']}, {gain} dB to "
+            f"{options.arms[0]}"
         )
     if options.json:
         print(json.dumps({"study": "mcvd_choices", "minutes": options.minutes, "clips": clips, "arms": rows}))

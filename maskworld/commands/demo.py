@@ -246,8 +246,9 @@ def _verbs(world: World, name: str, out: Path, size: Size, seed: int) -> tuple[l
     sections.append(
         Section(
             f"{name}: roll out {size.rolled} frames",
-            f"Block after block, each seeing only the {p} frames before it: what the model draws is all that it knows "
-            "of the past. What crosses or touches may come apart as something else; nothing here remembers it.",
+            f"Block after block, each seeing only the {world.reach.past} frames before it: what the model draws is all "
+            "that it knows of the past. What crosses or touches may come apart as something else, and errors add up; "
+            "nothing here remembers what things were.",
             [
                 Film(
                     rows,
