@@ -250,7 +250,7 @@ def nan(tensors: dict, about: dict) -> None:
         (no_family, "family None"),
         (no_config, "which configuration"),
         (wrong_type, "configuration is damaged"),
-        (size_zero, "does not divide frames of 0"),
+        (size_zero, "size is 1 or more, not 0"),
         (wider, "do not fit its own configuration"),
         (lost_weight, "do not fit its own configuration"),
         (nan, "NaN"),
