@@ -102,6 +102,13 @@ def test_interpolate(asks, video_file, resized):
     assert min(abs(found["psnr"]["copy"] - value) for value in copied) < 0.01
 
 
+def test_a_short_video_is_interpolated_from_what_there_is(asks, video_file, resized):
+    """Twelve frames leave room for one known one before nine hidden ones and two after them."""
+    found, held = asks("interpolate", video_file, "--frames", 9)
+    assert (found["frames"], found["filled"]) == (12, 9)
+    assert np.array_equal(held["frames"][0, [0, 10, 11]], resized[[0, 10, 11]])
+
+
 def test_generate(asks):
     found, held = asks("generate", "--frames", 3, "--samples", 2)
     assert (found["frames"], found["filled"], found["samples"], found["psnr"]) == (3, 3, 2, None)

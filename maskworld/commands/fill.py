@@ -158,7 +158,9 @@ def _span(world: World, asked: Asked, at: int | None, total: int) -> tuple[range
             future = max(after, 1)
         elif asked.future is None:
             future = 0
-        past = before if asked.past is None and at is None else past
+        if asked.past is None and at is None:  # of a short video as many as leave room for what comes after
+            left = room - hidden - future
+            past = min(before, left) if asked.verb == "interpolate" and left > 0 else before
         begin = past if at is None else at
     start = begin - past if asked.start is None else asked.start
     notes: tuple[str, ...] = ()
