@@ -3,7 +3,8 @@
 All displacements of whole pixels are tried, up to a number of pixels a frame. Those are taken with which, at each
 place, the better one explains best what is there (`_dominant`). A frame moved by one of them shows what moves that way
 where it will be; whose pixel is whose is left to a network. This is global motion compensation, as in video coding
-(MPEG-4's), with several motions at once.
+(MPEG-4's), with several motions at once. What moves one way can be followed back through many frames (`_followed`), and
+taken apart from what hides it now by what was seen of it before (`_extremes`).
 """
 
 from __future__ import annotations
