@@ -9,9 +9,11 @@ import pickle
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +122,16 @@ def _all_shown(models: Sequence[str], out: Path, size: Size, seed: int) -> Itera
             yield _shown(name, out, size, seed)
         return
     threads = torch.get_num_threads() // at_once
-    with get_context("spawn").Pool(at_once, initializer=_begin, initargs=(threads,)) as pool:
-        for pickled in pool.imap(partial(_pickled, out=out, size=size, seed=seed), models):
-            yield pickle.loads(pickled)
+    with ProcessPoolExecutor(at_once, get_context("spawn"), _begin, (threads,)) as pool:
+        try:
+            yield from map(pickle.loads, pool.map(partial(_pickled, out=out, size=size, seed=seed), models))
+        except BrokenProcessPool:
+            raise OSError("a process that shows a model was ended from outside: is there memory enough?") from None
+        except BaseException:  # Ctrl-C too: what is begun is not waited for
+            for process in active_children():
+                process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _begin(threads: int) -> None:

@@ -30,6 +30,16 @@ def fast_precision(device: torch.device | str = "cpu") -> torch.dtype:
     return torch.bfloat16 if (fast_bf16() if on_cpu else torch.cuda.is_bf16_supported()) else torch.float32
 
 
+def use_threads(number: int | None) -> None:
+    """All cores where no number is said. Raises ValueError for less than one."""
+    import torch
+
+    if number is not None and number < 1:
+        raise ValueError(f"a command uses at least one thread, not {number}")
+    if number is not None:
+        torch.set_num_threads(number)
+
+
 def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)

@@ -13,9 +13,8 @@ import torch
 from tqdm import tqdm
 
 from maskworld.clip import Clip
-from maskworld.commands.doctor import fast_precision
+from maskworld.commands.doctor import fast_precision, use_threads
 from maskworld.commands.logs import told
-from maskworld.commands.train import use_threads
 from maskworld.data.video import VideoClips
 from maskworld.papers import maskgwm
 from maskworld.probes import protocol as protocol_

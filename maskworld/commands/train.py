@@ -84,7 +84,7 @@ def run(
     import torch
 
     from maskworld import train
-    from maskworld.commands.doctor import fast_precision
+    from maskworld.commands.doctor import fast_precision, use_threads
 
     use_threads(threads)
     for reason in dict.fromkeys(reason for clips in (recipe.data, recipe.valid) for reason in left_out(clips)):
@@ -107,16 +107,6 @@ def run(
     else:
         print(f"{out}: " + ", ".join(f"{name} {value:.5g}" for name, value in numbers.items()))
     return 0
-
-
-def use_threads(number: int | None) -> None:
-    """Raises ValueError for less than one."""
-    import torch
-
-    if number is not None and number < 1:
-        raise ValueError(f"a command uses at least one thread, not {number}")
-    if number is not None:
-        torch.set_num_threads(number)
 
 
 def left_out(clips: object) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from maskworld import returns, train
 from maskworld.__main__ import Drawn, Fitting
 from maskworld.clip import to_uint8
-from maskworld.commands.doctor import fast_precision
+from maskworld.commands.doctor import fast_precision, use_threads
 from maskworld.data import episodes as episodes_
 from maskworld.data import video as video_
 from maskworld.data.episodes import Episode, Episodes
@@ -60,8 +60,7 @@ def fit_command(
         raise ValueError(f"--minutes {minutes:g}: above 0")
     if steps is not None and steps < 1:
         raise ValueError(f"--steps {steps}: 1 or more")
-    if threads is not None:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     config, td = _network(fitting)
     found = episodes_.read(data)
     _check_told(fitting, found)
